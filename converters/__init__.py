@@ -1,0 +1,1 @@
+"""Converters of published data sets into COCO JSON."""

@@ -1,0 +1,1 @@
+"""Dense heads: predictions at every position of every level."""

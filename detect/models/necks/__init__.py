@@ -1,0 +1,1 @@
+"""Necks: what fuses the backbone's levels into a pyramid."""

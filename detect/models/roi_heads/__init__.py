@@ -1,0 +1,1 @@
+"""RoI heads: predictions from the features of each region of interest."""

@@ -1,0 +1,1 @@
+"""The commands of dpipe, one module each: thin Typer functions over the package."""

@@ -1,0 +1,29 @@
+"""What tests of all three packages share."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def data_root() -> Path:
+    """The folder of small real data sets; the test is skipped where ``DPIPE_TEST_DATA`` does not name it."""
+    value = os.environ.get("DPIPE_TEST_DATA")
+    if not value:
+        pytest.skip("DPIPE_TEST_DATA is not set: it names the folder of small real data sets")
+    return Path(value)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skips GPU tests where no CUDA device is."""
+    gpu_items = [item for item in items if item.get_closest_marker("gpu")]
+    if not gpu_items:
+        return
+    import torch
+
+    if not torch.cuda.is_available():
+        for item in gpu_items:
+            item.add_marker(pytest.mark.skip(reason="no CUDA device"))
