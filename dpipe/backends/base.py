@@ -1,0 +1,44 @@
+"""What every image backend offers, and what they share."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Protocol
+
+import torch
+
+from dpipe.plan import SamplePlan, Size
+
+
+class Backend(Protocol):
+    """Turns batches of plans into batches of images.
+
+    A backend is made from the paths of all images by image number (indexed only when an image is read) and from the
+    ``Augment`` whose normalisation and padding it applies; the plans say the rest.
+    """
+
+    def stream(self, batches: Iterable[Sequence[SamplePlan]]) -> Iterator[torch.Tensor]:
+        """Yields one padded image batch for each batch of plans, in order.
+
+        Args:
+            batches: Read ahead of what was yielded by at most ``prefetch`` batches.
+
+        Yields:
+            (N, 3, H, W), channels_last, with (H, W) = ``padded_size``: float32 normalised where the augmentation has a
+            ``Normalize``, else uint8 RGB. Images lie top left; the padding is 0.
+
+        Raises:
+            BadSampleError: At the batch that holds it, for an image that cannot be used.
+        """
+        ...
+
+    def close(self) -> None:
+        """Frees threads and memory; a stream that was begun ends."""
+        ...
+
+
+def padded_size(plans: Sequence[SamplePlan], size_divisor: int = 1) -> Size:
+    """Returns the height and width of a batch: of its largest images, rounded up to multiples of ``size_divisor``."""
+    height = max(plan.size[0] for plan in plans)
+    width = max(plan.size[1] for plan in plans)
+    return -(-height // size_divisor) * size_divisor, -(-width // size_divisor) * size_divisor
