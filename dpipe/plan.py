@@ -9,10 +9,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from dpipe import geometry
+
 Size = tuple[int, int]
 """Height and width in pixels."""
-
-IDENTITY = np.array([[1.0, 0.0, 0.0], [0.0, 1.0, 0.0]])
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,7 +74,7 @@ class Draft:
         self.rng = rng
         self.source_size = source_size
         self.size = source_size
-        self.matrix = IDENTITY
+        self.matrix = geometry.identity()
         self.fill = (0, 0, 0)
         self.photometric: list[tuple[str, float]] = []
 
@@ -89,8 +89,7 @@ class Draft:
             matrix: From the image as it stands to the next one. Shape (2, 3), float64.
             size: Height and width of the next one; the same where not given.
         """
-        linear = matrix[:, :2]
-        self.matrix = np.concatenate([linear @ self.matrix[:, :2], (linear @ self.matrix[:, 2] + matrix[:, 2])[:, None]], 1)
+        self.matrix = geometry.compose(self.matrix, matrix)
         self.size = self.size if size is None else size
 
     def finish(self, sample: int, image: int, epoch: int) -> SamplePlan:

@@ -17,8 +17,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
-import numpy as np
-
 from dpipe import geometry
 from dpipe.errors import InputError
 from dpipe.plan import Draft, SamplePlan, Size
@@ -261,7 +259,9 @@ class AutoAugment(Operation):
                 raise InputError(f"AutoAugment: policy {number} must be a list of operations, got {policy!r}")
             for operation in policy:
                 if not isinstance(operation, Operation):
-                    raise InputError(f"AutoAugment: policy {number} holds {operation!r}, which is no operation on images")
+                    raise InputError(
+                        f"AutoAugment: policy {number} holds {operation!r}, which is no operation on images"
+                    )
 
     def apply(self, draft: Draft) -> None:
         """See the class."""
@@ -276,8 +276,8 @@ class Resize(Operation):
 
     Args:
         scale: One pair, or two pairs between which both edges are drawn as integers, both ends included. With
-            ``keep_ratio`` a pair is the largest (long, short) edges, in any order, and the image becomes as large as fits
-            both; otherwise it is the (width, height).
+            ``keep_ratio`` a pair is the largest (long, short) edges, in any order, and the image becomes as large as
+            fits both; otherwise it is the (width, height).
         keep_ratio: Keep width to height.
     """
 
@@ -287,7 +287,9 @@ class Resize(Operation):
     def __post_init__(self) -> None:
         for pair in self._pairs():
             if len(pair) != 2 or not all(isinstance(edge, int) and edge > 0 for edge in pair):
-                raise InputError(f"Resize: scale must be a pair of pixels above 0, or two such pairs, got {self.scale!r}")
+                raise InputError(
+                    f"Resize: scale must be a pair of pixels above 0, or two such pairs, got {self.scale!r}"
+                )
 
     def _pairs(self) -> tuple[Sequence[Any], Sequence[Any]]:
         """The two ends of the range, equal for a single pair."""
@@ -393,7 +395,9 @@ class Augment:
     """
 
     def __init__(self, transforms: Sequence[Operation | Normalize | Pad | Mapping[str, Any]]) -> None:
-        built = [TRANSFORMS.build(transform) if isinstance(transform, Mapping) else transform for transform in transforms]
+        built = [
+            TRANSFORMS.build(transform) if isinstance(transform, Mapping) else transform for transform in transforms
+        ]
         self.normalize: Normalize | None = None
         self.size_divisor = 1
         if built and isinstance(built[-1], Pad):
@@ -403,7 +407,9 @@ class Augment:
         for number, transform in enumerate(built):
             if isinstance(transform, Normalize | Pad):
                 name = type(transform).__name__
-                raise InputError(f"transform {number} is {name}: expected operations first, then one Normalize, then one Pad")
+                raise InputError(
+                    f"transform {number} is {name}: expected operations first, then one Normalize, then one Pad"
+                )
             if not isinstance(transform, Operation):
                 raise InputError(f"transform {number} is {transform!r}: expected an operation, a Normalize or a Pad")
         self.operations: tuple[Operation, ...] = tuple(built)

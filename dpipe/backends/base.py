@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Protocol
 
@@ -33,7 +34,7 @@ class Backend(Protocol):
         ...
 
     def close(self) -> None:
-        """Frees threads and memory; a stream that was begun ends."""
+        """Frees what is held between streams; no stream may be used afterwards."""
         ...
 
 
@@ -42,3 +43,10 @@ def padded_size(plans: Sequence[SamplePlan], size_divisor: int = 1) -> Size:
     height = max(plan.size[0] for plan in plans)
     width = max(plan.size[1] for plan in plans)
     return -(-height // size_divisor) * size_divisor, -(-width // size_divisor) * size_divisor
+
+
+def usable_cores() -> int:
+    """Returns how many cores this process may run on."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
