@@ -1,8 +1,22 @@
-"""Names of parts to classes."""
+"""Names of parts to classes: what the ``type:`` of a recipe may say.
+
+A name is that of a registered class, or a dotted path to any class that can be imported. The latter, and a recipe's
+``custom_imports``, run Python modules that the recipe names, found among installed packages and in the current
+directory; classes of the standard library are refused. Nothing else in a recipe runs code.
+"""
 
 from __future__ import annotations
 
-from typing import TypeVar
+import importlib
+import os
+import pkgutil
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from types import ModuleType
+from typing import Any, TypeVar
+
+from dpipe.errors import InputError
+from dpipe.problems import KeyPath, Problem, nearest
 
 T = TypeVar("T", bound=type)
 
@@ -12,16 +26,103 @@ class Registry:
 
     Args:
         kind: What the classes are, for messages.
+        homes: Modules, or packages with all their modules, that register the classes; imported at the first look-up.
     """
 
-    def __init__(self, kind: str) -> None:
+    def __init__(self, kind: str, homes: Sequence[str] = ()) -> None:
         self.kind = kind
-        self.classes: dict[str, type] = {}
+        self.homes = tuple(homes)
+        self._classes: dict[str, type] = {}
+        self._homes_imported = False
 
     def register(self, cls: T) -> T:
-        """Registers a class under its own name; used as a decorator."""
-        self.classes[cls.__name__] = cls
+        """Registers a class under its own name; used as a decorator.
+
+        Raises:
+            InputError: If another class has that name already.
+        """
+        known = self._classes.get(cls.__name__)
+        if known is not None and _full_name(known) != _full_name(cls):
+            raise InputError(f"two {self.kind}s are named {cls.__name__}: {_full_name(known)} and {_full_name(cls)}")
+        self._classes[cls.__name__] = cls
         return cls
 
+    def names(self) -> list[str]:
+        """The registered names, sorted."""
+        self._import_homes()
+        return sorted(self._classes)
 
-TRANSFORMS = Registry("transform")
+    def get(self, name: str) -> type:
+        """The class that a recipe's ``type:`` names.
+
+        Args:
+            name: A registered name, or ``package.module.Class``.
+
+        Raises:
+            InputError: If there is no such class; the message has the nearest name.
+        """
+        self._import_homes()
+        if name in self._classes:
+            return self._classes[name]
+        module_name, _, class_name = name.rpartition(".")
+        if not module_name:
+            raise InputError(f"unknown {self.kind} {name!r}{nearest(name, self._classes)}")
+        if module_name.partition(".")[0] in sys.stdlib_module_names:
+            raise InputError(f"{name!r} is in Python's standard library, which holds no {self.kind}s")
+        cls = getattr(import_module(module_name), class_name, None)
+        if not isinstance(cls, type):
+            raise InputError(f"module {module_name!r} has no class {class_name!r}")
+        return cls
+
+    def check(self, node: Any, path: KeyPath = ()) -> list[Problem]:
+        """All problems of a part as a recipe has it, see :func:`dpipe.build.check`."""
+        from dpipe.build import check  # pydantic is heavy, and classes register long before one is built
+
+        return check(self, node, path)
+
+    def build(
+        self,
+        node: Mapping[str, Any],
+        context: Mapping[str, Any] | None = None,
+        path: KeyPath = (),
+        where: Callable[[KeyPath], str] | None = None,
+    ) -> Any:
+        """Builds a part as a recipe has it, see :func:`dpipe.build.build`."""
+        from dpipe.build import build
+
+        return build(self, node, context, path, where)
+
+    def _import_homes(self) -> None:
+        if self._homes_imported:
+            return
+        self._homes_imported = True
+        for home in self.homes:
+            module = importlib.import_module(home)
+            for found in pkgutil.walk_packages(getattr(module, "__path__", []), f"{home}."):
+                importlib.import_module(found.name)
+
+
+def import_module(name: str) -> ModuleType:
+    """Imports a module that a recipe names, from installed packages or the current directory.
+
+    Raises:
+        InputError: If it cannot be found, or if it fails while it is imported.
+    """
+    if not all(part.isidentifier() for part in name.split(".")):
+        raise InputError(f"{name!r} is not the dotted name of a module")
+    folder = os.getcwd()
+    if folder not in sys.path:
+        sys.path.append(folder)
+    try:
+        return importlib.import_module(name)
+    except Exception as error:
+        reason = " ".join(str(error).split())
+        what = "" if isinstance(error, ModuleNotFoundError) else f"{type(error).__name__}: "
+        raise InputError(f"cannot import {name!r}: {what}{reason}") from error
+
+
+def _full_name(cls: type) -> str:
+    return f"{cls.__module__}.{cls.__qualname__}"
+
+
+TRANSFORMS = Registry("transform", homes=["dpipe.policy"])

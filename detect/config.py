@@ -1,0 +1,298 @@
+"""Recipes of the trainer: what a recipe may say, checked whole before anything heavy starts.
+
+``load_config`` reads a recipe (``dpipe.recipes``: ``_base_``, overrides, interpolation), imports what
+``custom_imports`` names, and checks the sections below and the constructors of every part that a ``type:`` names. All
+problems come in one report. Paths to data are relative to the current directory, as in a shell.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
+
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError
+
+from detect.registry import MODELS
+from dpipe.annotations import explain
+from dpipe.errors import InputError
+from dpipe.problems import KeyPath, Problem, nearest, report
+from dpipe.recipes import Recipe, dump_yaml, load_recipe
+from dpipe.registry import TRANSFORMS, import_module
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from dpipe.policy import Augment
+
+Count = Annotated[int, Field(ge=1)]
+CountOrZero = Annotated[int, Field(ge=0)]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+
+
+class Section(BaseModel):
+    """A section of a recipe: unknown keys are errors, and types are strict (``"1"`` and ``1.0`` are no integers)."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+
+class TrainSet(Section):
+    """The data that training reads.
+
+    Attributes:
+        annotations: COCO JSON.
+        images: The folder that ``file_name`` in the JSON is relative to.
+        repeat: How often an epoch shows each image.
+        filter_empty: Leave out images that have no object.
+    """
+
+    annotations: str
+    images: str
+    repeat: Count = 1
+    filter_empty: bool = False
+
+
+class ValSet(Section):
+    """The data that evaluation reads: every image, once."""
+
+    annotations: str
+    images: str
+
+
+class Data(Section):
+    """Where the data is, and how it becomes batches.
+
+    Attributes:
+        root: The folder of the data set, for ``${data.root}`` in the paths below.
+        train: What training reads.
+        val: What evaluation reads.
+        classes: The class names in order; ``null`` takes those of the training JSON.
+        batch_size: Images a device and iteration.
+        backend: ``opencv`` on the CPU, ``dali`` on the GPU; ``auto`` takes DALI where there is a GPU.
+        threads: Decoding threads; ``null`` takes as many as there are cores.
+        prefetch: Batches prepared ahead.
+        group_by_aspect: Put portrait and landscape images in separate batches, which saves padding.
+        boxes_from: Boxes of transformed polygons (tight) or of transformed box corners (as other toolkits).
+        min_size: Objects thinner than this many output pixels are dropped in training.
+        train_transforms: Operations of ``dpipe.policy``, in order.
+        test_transforms: The same for evaluation and prediction.
+    """
+
+    root: str | None = None
+    train: TrainSet
+    val: ValSet
+    classes: Annotated[list[str], Field(min_length=1)] | None = None
+    batch_size: Count = 1
+    backend: Literal["auto", "opencv", "dali"] = "auto"
+    threads: Count | None = None
+    prefetch: Count = 2
+    group_by_aspect: bool = True
+    boxes_from: Literal["polygons", "corners"] = "polygons"
+    min_size: NotNegative = 1.0
+    train_transforms: list[dict[str, Any]]
+    test_transforms: list[dict[str, Any]]
+
+
+class Optimizer(Section):
+    """Stochastic gradient descent with momentum.
+
+    Attributes:
+        type: ``SGD``.
+        lr: Learning rate after the warm-up.
+        momentum: Share of the last step that goes on.
+        weight_decay: L2 penalty on all weights.
+    """
+
+    type: Literal["SGD"] = "SGD"
+    lr: Positive
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    weight_decay: NotNegative = 0.0
+
+
+class Schedule(Section):
+    """The learning rate over time: a linear warm-up, then steps.
+
+    Attributes:
+        warmup_iters: Iterations of the warm-up; 0 for none.
+        warmup_ratio: Share of the learning rate at the first iteration.
+        steps: Epochs after which the learning rate is multiplied by ``gamma``.
+        gamma: The factor.
+    """
+
+    warmup_iters: CountOrZero = 0
+    warmup_ratio: Annotated[float, Field(ge=0, le=1)] = 0.001
+    steps: list[Count] = []
+    gamma: Annotated[float, Field(gt=0, le=1)] = 0.1
+
+
+class Train(Section):
+    """The training run.
+
+    Attributes:
+        epochs: Passes over the (repeated) data.
+        seed: Of the weights, the order of samples, the augmentation and the sampling of anchors and RoIs.
+        precision: Lightning Fabric's name: full, or bfloat16 mixed.
+        clip_norm: Largest norm of all gradients together; ``null`` for no clipping.
+        load_from: Checkpoint (path or URL) that training starts from; what does not fit is left out and listed.
+        eval_every: Epochs between evaluations; 0 for none. The last epoch is evaluated as well.
+        checkpoint_every: Epochs between checkpoints. The last epoch is saved as well.
+        keep: How many of the latest checkpoints stay.
+        log_every: Iterations between lines of the log.
+    """
+
+    epochs: Count
+    seed: CountOrZero = 0
+    precision: Literal["32-true", "bf16-mixed"] = "32-true"
+    clip_norm: Positive | None = None
+    load_from: str | None = None
+    eval_every: CountOrZero = 1
+    checkpoint_every: Count = 1
+    keep: Count = 2
+    log_every: Count = 50
+
+
+class Config(Section):
+    """A whole recipe, resolved and checked.
+
+    Attributes:
+        custom_imports: Modules that are imported first, so that the parts they register can be named.
+        model: The detector, a part (see ``dpipe.build``).
+        data: See :class:`Data`.
+        optimizer: See :class:`Optimizer`.
+        schedule: See :class:`Schedule`.
+        train: See :class:`Train`.
+    """
+
+    custom_imports: list[str] = []
+    model: dict[str, Any]
+    data: Data
+    optimizer: Optimizer
+    schedule: Schedule
+    train: Train
+
+    _recipe: Recipe = PrivateAttr()
+
+    @property
+    def recipe(self) -> Recipe:
+        """What the configuration was read from."""
+        return self._recipe
+
+    def to_yaml(self) -> str:
+        """The recipe with everything inherited, interpolated or left to defaults written out; it loads to the same."""
+        return dump_yaml(self.model_dump(mode="json"))
+
+
+def load_config(name_or_path: str | Path, overrides: Sequence[str] = ()) -> Config:
+    """Reads and checks a recipe.
+
+    Args:
+        name_or_path: A recipe's file, or the name of a shipped one, with or without ``.yaml``.
+        overrides: ``key.path=value``, the value in YAML; applied last.
+
+    Returns:
+        The recipe, with defaults filled in.
+
+    Raises:
+        InputError: With one line for a recipe that cannot be read, or a report of all problems in what it says.
+    """
+    recipe = load_recipe(name_or_path, overrides)
+    values = recipe.values
+    problems = _check_imports(values.get("custom_imports"))
+    try:
+        config = Config.model_validate_json(json.dumps(values), strict=True)
+    except ValidationError as error:
+        problems += _section_problems(error)
+    if isinstance(values.get("model"), dict):
+        problems += MODELS.check(values["model"], ("model",))
+    for path, transform in _transforms(values):
+        problems += _check_transform(transform, path)
+    if problems:
+        raise InputError(report(f"recipe {recipe.name}", problems, recipe.where))
+    config._recipe = recipe
+    return config
+
+
+def build_model(config: Config, num_classes: int) -> nn.Module:
+    """Builds the recipe's model for a number of classes (which the data tells).
+
+    Raises:
+        InputError: If a part refuses its arguments; the message names the part's key path.
+    """
+    model: nn.Module = MODELS.build(config.model, {"num_classes": num_classes}, ("model",), config.recipe.where)
+    return model
+
+
+def build_augment(config: Config, train: bool) -> Augment:
+    """Builds the recipe's transforms: those of training, or those of evaluation and prediction.
+
+    Raises:
+        InputError: If they are in an order that makes no sense, such as operations after ``Normalize``.
+    """
+    from dpipe.policy import Augment
+
+    key = "train_transforms" if train else "test_transforms"
+    try:
+        return Augment(config.data.train_transforms if train else config.data.test_transforms)
+    except InputError as error:
+        raise InputError(f"{config.recipe.where(('data', key))}: data.{key}: {error}") from error
+
+
+def _check_imports(modules: Any) -> list[Problem]:
+    """Imports what a recipe asks for; values of a wrong type are left to the schema."""
+    problems = []
+    for index, module in enumerate(modules if isinstance(modules, list) else []):
+        if isinstance(module, str):
+            try:
+                import_module(module)
+            except InputError as error:
+                problems.append(Problem(("custom_imports", index), str(error)))
+    return problems
+
+
+def _transforms(values: dict[str, Any]) -> list[tuple[KeyPath, Any]]:
+    """The transforms with their key paths, as far as they are where they belong."""
+    data = values.get("data")
+    return [
+        (("data", key, index), transform)
+        for key in ("train_transforms", "test_transforms")
+        if isinstance(data, dict) and isinstance(data.get(key), list)
+        for index, transform in enumerate(data[key])
+        if isinstance(transform, dict)
+    ]
+
+
+def _check_transform(transform: dict[str, Any], path: KeyPath) -> list[Problem]:
+    """Checks a transform, values included: transforms are light enough to be built for it."""
+    problems = TRANSFORMS.check(transform, path)
+    if not problems:
+        try:
+            TRANSFORMS.build(transform)
+        except InputError as error:
+            problems.append(Problem(path, str(error)))
+    return problems
+
+
+def _section_problems(error: ValidationError) -> list[Problem]:
+    """What pydantic found, with the nearest valid key for each that is unknown."""
+    problems = []
+    for found in error.errors(include_url=False):
+        path: KeyPath = found["loc"]
+        if found["type"] == "extra_forbidden":
+            fields = _section_at(path[:-1]).model_fields
+            problems.append(Problem(path, f"unknown key{nearest(str(path[-1]), fields)}"))
+        elif found["type"] == "missing":
+            problems.append(Problem(path[:-1], f"the key {str(path[-1])!r} is missing"))
+        else:
+            problems.append(Problem(path, explain(found)))
+    return problems
+
+
+def _section_at(path: KeyPath) -> type[Section]:
+    """The schema of the section at a key path."""
+    section: type[Section] = Config
+    for key in path:
+        annotation = section.model_fields[str(key)].annotation
+        section = next(kind for kind in (annotation, *get_args(annotation)) if isinstance(kind, type))
+    return section
