@@ -1,0 +1,130 @@
+"""Loads weights into models: safetensors, ``.pth`` of torchvision and OpenMMLab, files and URLs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from detect.models.pretrained import download, is_url
+from detect.models.unpickling import load_pth
+from dpipe.errors import InputError
+
+
+@dataclass
+class LoadReport:
+    """What became of a checkpoint's tensors.
+
+    Args:
+        source: The path or URL.
+        loaded: Names that were loaded.
+        left_out: Names of the checkpoint that were not, each with the reason.
+        missing: Names of the model that the checkpoint has nothing for, and that keep their values.
+    """
+
+    source: str
+    loaded: list[str] = field(default_factory=list)
+    left_out: list[tuple[str, str]] = field(default_factory=list)
+    missing: list[str] = field(default_factory=list)
+
+    def table(self, rows: int = 8) -> str:
+        """Tells all this in a few lines of plain text, with at most ``rows`` names of a kind."""
+        lines = [f"{self.source}: {len(self.loaded)} tensors loaded"]
+        for title, items in (
+            ("left out", [f"{name} ({reason})" for name, reason in self.left_out]),
+            ("missing", self.missing),
+        ):
+            if items:
+                lines.append(f"  {title}: {len(items)}")
+                lines += [f"    {item}" for item in items[:rows]]
+                if len(items) > rows:
+                    lines.append(f"    ... and {len(items) - rows} more")
+        return "\n".join(lines)
+
+
+def load_weights(model: nn.Module, source: str | Path, *, strict: bool = False) -> LoadReport:
+    """Loads a checkpoint into a model, as far as it fits.
+
+    Args:
+        model: Takes the weights; each tensor keeps its device and dtype.
+        source: A path, or a URL that is downloaded once.
+        strict: Whether every tensor of both must find its like. If not, what has another name or shape is left out.
+
+    Returns:
+        What was loaded, left out and missing.
+
+    Raises:
+        InputError: The checkpoint cannot be read, or nothing of it fits, or not all of it does and ``strict`` is on.
+            The model is then unchanged.
+    """
+    state = read_weights(source)
+    own = model.state_dict()
+    report = LoadReport(str(source))
+    fitting = {}
+    for name, tensor in state.items():
+        if name not in own:
+            report.left_out.append((name, "the model has no such tensor"))
+        elif tensor.shape != own[name].shape:
+            report.left_out.append((name, f"shape {list(tensor.shape)}, the model's is {list(own[name].shape)}"))
+        else:
+            fitting[name] = tensor
+            report.loaded.append(name)
+    # Checkpoints from before PyTorch 0.4.1 lack BatchNorm's counter, which momentum-based statistics never read.
+    report.missing = [name for name in own if name not in state and not name.endswith(".num_batches_tracked")]
+    if not fitting:
+        raise InputError(
+            f"{source}: nothing fits the model: {_some(list(state))} of the checkpoint, {_some(list(own))} of the model"
+        )
+    if strict and (report.left_out or report.missing):
+        faults = [f"{name} ({reason})" for name, reason in report.left_out] + [
+            f"{name} (missing)" for name in report.missing
+        ]
+        raise InputError(f"{source}: does not fit the model in {len(faults)} of {len(own)} tensors: {_some(faults)}")
+    model.load_state_dict(fitting, strict=False)
+    return report
+
+
+def read_weights(source: str | Path) -> dict[str, Tensor]:
+    """Reads the named tensors of a checkpoint: safetensors, or ``.pth``, bare or under ``state_dict`` or ``model``.
+
+    Raises:
+        InputError: The file is missing, cannot be read, or holds no named tensors.
+    """
+    if isinstance(source, str) and is_url(source):
+        path = download(source)
+    else:
+        path = Path(source).expanduser()
+        if not path.is_file():
+            raise InputError(f"{source}: no such checkpoint file")
+    if path.suffix == ".safetensors":
+        try:
+            return load_file(path)
+        except (SafetensorError, OSError) as error:
+            raise InputError(f"{path}: is not a safetensors file that can be read: {error}") from error
+    content = load_pth(path)
+    for key in ("state_dict", "model"):
+        if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
+            content = content[key]
+            break
+    if not isinstance(content, Mapping):
+        raise InputError(f"{path}: holds no named tensors, but an object of type {type(content).__name__}")
+    state = {
+        name: tensor for name, tensor in content.items() if isinstance(name, str) and isinstance(tensor, torch.Tensor)
+    }
+    if not state:
+        raise InputError(f"{path}: holds no named tensors")
+    # Data-parallel training puts the whole model under one more name.
+    if all(name.startswith("module.") for name in state):
+        state = {name.removeprefix("module."): tensor for name, tensor in state.items()}
+    return state
+
+
+def _some(names: list[str], most: int = 3) -> str:
+    """The first few names, and how many more there are."""
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more

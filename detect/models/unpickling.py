@@ -1,0 +1,133 @@
+"""Reads old ``.pth`` files without running anything that they name.
+
+A pickle is a program: it names functions by module and attribute, and calls them. ``torch.load(weights_only=True)``
+refuses a file that names anything but tensors and plain containers, as OpenMMLab's checkpoints do: next to
+``state_dict`` they hold log buffers and configurations of classes that are not installed here. For those, the reader
+below resolves every unknown name to a class that does nothing, so the tensors come out and the rest is inert.
+"""
+
+from __future__ import annotations
+
+import pickle
+import tarfile
+import types
+from collections import OrderedDict
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from dpipe.errors import InputError
+
+HARMFUL = {
+    "os",
+    "posix",
+    "nt",
+    "sys",
+    "subprocess",
+    "shutil",
+    "socket",
+    "importlib",
+    "runpy",
+    "ctypes",
+    "pty",
+    "webbrowser",
+}
+"""Modules that no checkpoint has a reason to name: a file that does is refused, though it could do nothing."""
+
+HARMFUL_BUILTINS = {"eval", "exec", "compile", "open", "__import__", "breakpoint", "input"}
+
+
+class Inert:
+    """Stands for an object of a class that is not known here: takes whatever a pickle does to it, and holds nothing."""
+
+    __slots__ = ("__weakref__",)
+
+    def __new__(cls, *args: object, **kwargs: object) -> Inert:
+        """Accepts any arguments."""
+        return super().__new__(cls)
+
+    def __init__(self, *args: object, **kwargs: object) -> None:
+        pass
+
+    def _ignore(self, *args: object) -> None:
+        pass
+
+    # What a pickle can call on an object while it rebuilds it.
+    __setstate__ = append = extend = add = __setitem__ = _ignore
+
+
+class _Rebuild:
+    """A function that rebuilds tensors, wrapped so that a pickle can call it but not set attributes on it."""
+
+    __slots__ = ("_call",)
+    _call: Callable[..., Any]
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        object.__setattr__(self, "_call", function)
+
+    def __call__(self, *args: Any) -> Any:
+        return self._call(*args)
+
+    def __setattr__(self, name: str, value: object) -> None:
+        raise pickle.UnpicklingError("a checkpoint may not change functions")
+
+    def __setstate__(self, state: object) -> None:
+        raise pickle.UnpicklingError("a checkpoint may not change functions")
+
+
+_ALLOWED: dict[tuple[str, str], Any] = {
+    ("collections", "OrderedDict"): OrderedDict,
+    ("torch._utils", "_rebuild_tensor"): _Rebuild(torch._utils._rebuild_tensor),
+    ("torch._utils", "_rebuild_tensor_v2"): _Rebuild(torch._utils._rebuild_tensor_v2),
+    ("torch._utils", "_rebuild_parameter"): _Rebuild(torch._utils._rebuild_parameter),
+}
+
+
+class InertUnpickler(pickle.Unpickler):
+    """An unpickler for which every name but those of tensors and ordered dictionaries is an :class:`Inert` class."""
+
+    def find_class(self, module_name: str, global_name: str, /) -> Any:
+        """Resolves a name of the pickle, never by importing it."""
+        package, attribute = module_name.partition(".")[0], global_name.partition(".")[0]
+        if package in HARMFUL or (package == "builtins" and attribute in HARMFUL_BUILTINS):
+            raise pickle.UnpicklingError(f"it names {module_name}.{global_name}, which no checkpoint needs")
+        allowed = _ALLOWED.get((module_name, global_name))
+        return type(global_name, (Inert,), {"__slots__": ()}) if allowed is None else allowed
+
+
+def _load(file: Any, **kwargs: Any) -> Any:
+    """Stands for ``pickle.load``."""
+    return InertUnpickler(file, **kwargs).load()
+
+
+def _inert_pickle() -> Any:
+    """A module for ``torch.load(pickle_module=...)``: torch derives its own unpickler from its ``Unpickler``."""
+    module = types.ModuleType("inert_pickle")
+    module.__dict__.update(Unpickler=InertUnpickler, load=_load, UnpicklingError=pickle.UnpicklingError)
+    return module
+
+
+def load_pth(path: Path) -> Any:
+    """Reads a file that ``torch.save`` wrote, of any age, without running anything of it.
+
+    Returns:
+        What was saved; objects other than tensors and plain containers are :class:`Inert`.
+
+    Raises:
+        InputError: The file is no checkpoint, is damaged, or names something harmful.
+    """
+    if tarfile.is_tarfile(path):
+        raise InputError(
+            f"{path}: is a tar archive of an early PyTorch, which is not read; save it again with torch.save"
+        )
+    try:
+        try:
+            return torch.load(path, map_location="cpu", weights_only=True)
+        except pickle.UnpicklingError:
+            # TorchScript archives, whose loading could run code, never come here: above they are a RuntimeError.
+            return torch.load(path, map_location="cpu", weights_only=False, pickle_module=_inert_pickle())
+    except Exception as error:  # a damaged or crafted file can raise anything
+        reason = str(error).strip().partition("\n")[0]
+        raise InputError(f"{path}: is not a checkpoint that can be read: {reason or type(error).__name__}") from error
