@@ -1,0 +1,245 @@
+"""Checkpoints of a training run: written whole or not at all, and verified when they are read.
+
+A checkpoint is a folder, ``checkpoints/iter_00000500``, with three files:
+
+* ``model.safetensors``: the weights; the metadata tells class names, category ids, recipe, epoch and iteration.
+* ``state.pt``: what else training needs to go on (optimizer, position in the data); loads with ``weights_only=True``.
+* ``checkpoint.json``: the size and SHA-256 of both, so that weights and state are one pair, and damage is seen.
+
+The folder is filled under a temporary name, flushed to the disk, and renamed: what is called ``iter_*`` was complete.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from dpipe.errors import InputError
+
+FORMAT_VERSION = 1
+WEIGHTS = "model.safetensors"
+STATE = "state.pt"
+MANIFEST = "checkpoint.json"
+UNFINISHED = ".unfinished-"
+
+
+@dataclass(frozen=True)
+class ModelInfo:
+    """What the weights know about themselves.
+
+    Attributes:
+        class_names: Names of the labels 0..C-1.
+        category_ids: The data set's id of each label, in the same order.
+        recipe: The resolved recipe, as YAML.
+        epoch: Epochs finished.
+        iteration: Iterations done.
+    """
+
+    class_names: tuple[str, ...]
+    category_ids: tuple[int, ...]
+    recipe: str
+    epoch: int
+    iteration: int
+
+    def to_metadata(self) -> dict[str, str]:
+        """The metadata of the safetensors file, whose values are strings."""
+        return {
+            "format_version": str(FORMAT_VERSION),
+            "class_names": json.dumps(self.class_names),
+            "category_ids": json.dumps(self.category_ids),
+            "recipe": self.recipe,
+            "epoch": str(self.epoch),
+            "iteration": str(self.iteration),
+        }
+
+    @classmethod
+    def from_metadata(cls, metadata: Mapping[str, str], path: Path) -> ModelInfo:
+        """Reads the metadata of a safetensors file.
+
+        Raises:
+            InputError: If a later version wrote it, or it does not parse.
+        """
+        try:
+            if int(metadata["format_version"]) > FORMAT_VERSION:
+                version = metadata["format_version"]
+                raise InputError(
+                    f"{path}: format {version}, written by a later version; this one reads {FORMAT_VERSION}"
+                )
+            return cls(
+                class_names=tuple(json.loads(metadata["class_names"])),
+                category_ids=tuple(json.loads(metadata["category_ids"])),
+                recipe=metadata["recipe"],
+                epoch=int(metadata["epoch"]),
+                iteration=int(metadata["iteration"]),
+            )
+        except (KeyError, ValueError) as error:
+            raise InputError(f"{path}: the metadata of the weights cannot be read ({error!r})") from None
+
+
+def checkpoint_folders(folder: Path) -> list[Path]:
+    """The checkpoints in a folder, oldest first, whether intact or not."""
+    found = [path for path in folder.glob("iter_*") if path.is_dir() and path.name[5:].isdigit()]
+    return sorted(found, key=lambda path: int(path.name[5:]))
+
+
+def save_checkpoint(folder: Path, model: nn.Module, state: Mapping[str, Any], info: ModelInfo) -> Path:
+    """Writes a checkpoint; a damaged one of the same iteration is replaced.
+
+    Args:
+        folder: The folder of checkpoints; it exists.
+        model: Its weights and buffers are written.
+        state: Tensors, numbers, strings, lists and dicts.
+        info: What the weights' metadata tells.
+
+    Returns:
+        The checkpoint's folder.
+
+    Raises:
+        OSError: If it cannot be written, such as when the disk is full; nothing is left behind then.
+    """
+    final = folder / f"iter_{info.iteration:08d}"
+    unfinished = folder / f"{UNFINISHED}{final.name}-{os.getpid()}"
+    shutil.rmtree(unfinished, ignore_errors=True)
+    unfinished.mkdir()
+    try:
+        try:
+            save_file(_own_memory(model.state_dict()), unfinished / WEIGHTS, metadata=info.to_metadata())
+            torch.save(dict(state), unfinished / STATE)
+        except (SafetensorError, RuntimeError) as error:  # how both report a full disk
+            raise OSError(f"{final}: cannot be written: {error}") from error
+        manifest = {
+            "format_version": FORMAT_VERSION,
+            "epoch": info.epoch,
+            "iteration": info.iteration,
+            "files": {name: _fingerprint(unfinished / name) for name in (WEIGHTS, STATE)},
+        }
+        (unfinished / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
+        for name in (WEIGHTS, STATE, MANIFEST):
+            _flush(unfinished / name)
+        _flush(unfinished)
+        if final.exists():
+            _remove(final)
+        unfinished.rename(final)
+        _flush(folder)
+    except BaseException:
+        shutil.rmtree(unfinished, ignore_errors=True)
+        raise
+    return final
+
+
+def problem_of(checkpoint: Path) -> str | None:
+    """What is wrong with a checkpoint's files, or ``None`` if they are as they were written."""
+    try:
+        manifest = json.loads((checkpoint / MANIFEST).read_text(encoding="utf-8"))
+        for name in (WEIGHTS, STATE):
+            if _fingerprint(checkpoint / name) != manifest["files"][name]:
+                return f"{name} is not what was written"
+    except OSError as error:
+        return f"{Path(error.filename or checkpoint).name}: {error.strerror or error}"
+    except (ValueError, KeyError, TypeError):
+        return f"{MANIFEST} cannot be read"
+    return None
+
+
+def newest_intact(folder: Path) -> tuple[Path | None, list[str]]:
+    """Finds the checkpoint to go on from.
+
+    Args:
+        folder: The folder of checkpoints.
+
+    Returns:
+        The newest intact checkpoint, or ``None``; and one line for each newer one that is damaged.
+    """
+    damaged: list[str] = []
+    for checkpoint in reversed(checkpoint_folders(folder)):
+        problem = problem_of(checkpoint)
+        if problem is None:
+            return checkpoint, damaged
+        damaged.append(f"{checkpoint}: damaged ({problem})")
+    return None, damaged
+
+
+def load_state(checkpoint: Path, model: nn.Module) -> dict[str, Any]:
+    """Loads a training run's own checkpoint: the weights into the model, exactly, and the state.
+
+    Args:
+        checkpoint: A folder that ``newest_intact`` found.
+        model: Gets the weights.
+
+    Returns:
+        What ``save_checkpoint`` was given as ``state``.
+
+    Raises:
+        InputError: If the weights are not this model's.
+    """
+    weights: dict[str, Tensor] = load_file(checkpoint / WEIGHTS)
+    try:
+        model.load_state_dict(weights, strict=True)
+    except RuntimeError as error:
+        details = "; ".join(line.strip() for line in str(error).splitlines()[1:3])
+        raise InputError(f"{checkpoint}: its weights do not fit the recipe's model: {details}") from None
+    state: dict[str, Any] = torch.load(checkpoint / STATE, map_location="cpu", weights_only=True)
+    return state
+
+
+def prune(folder: Path, keep: int, best: int | None) -> None:
+    """Removes all checkpoints but the newest ``keep`` and the one of iteration ``best``."""
+    for checkpoint in checkpoint_folders(folder)[:-keep]:
+        if int(checkpoint.name[5:]) != best:
+            _remove(checkpoint)
+
+
+def remove_unfinished(folder: Path) -> None:
+    """Removes what a killed run had not finished to write."""
+    for path in folder.glob(f"{UNFINISHED}*"):
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def _own_memory(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors on the CPU, none sharing memory with another, as safetensors needs it."""
+    seen: set[int] = set()
+    owned = {}
+    for name, tensor in tensors.items():
+        tensor = tensor.detach().cpu().contiguous()
+        if tensor.untyped_storage().data_ptr() in seen:
+            tensor = tensor.clone()
+        seen.add(tensor.untyped_storage().data_ptr())
+        owned[name] = tensor
+    return owned
+
+
+def _remove(checkpoint: Path) -> None:
+    """Removes a checkpoint; renamed first, so that it never stands there half removed under its name."""
+    doomed = checkpoint.with_name(f"{UNFINISHED}old-{checkpoint.name}-{os.getpid()}")
+    checkpoint.rename(doomed)
+    shutil.rmtree(doomed, ignore_errors=True)
+
+
+def _fingerprint(path: Path) -> dict[str, Any]:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return {"bytes": path.stat().st_size, "sha256": digest.hexdigest()}
+
+
+def _flush(path: Path) -> None:
+    """Has the system write a file, or a folder's names, to the disk."""
+    if os.name == "nt" and path.is_dir():
+        return  # Windows has no flush of folders
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
