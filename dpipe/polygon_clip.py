@@ -1,0 +1,221 @@
+"""Exact clipping of polygons to a rectangle. Works on the arrays of ``Polygons``.
+
+Sutherland and Hodgman's method leaves edges along the border that bridge what is no longer joined. Here a part is cut
+by one half-plane after another: its rings fall into chains at the line, and the ends of chains, sorted along the line,
+are joined in pairs, for between the first and the second, the third and the fourth, ... lies the part's inside. A
+vertex that lies on the line counts as outside: an edge that only touches the line makes no area.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dpipe.ragged import Ints, offsets_of, ranges
+
+Ring = NDArray[np.float64]
+Part = list[Ring]
+"""The outer ring and its holes."""
+
+
+def clip(
+    vertices: NDArray[np.float32],
+    ring_offsets: Ints,
+    instance_offsets: Ints,
+    holes: NDArray[np.bool_],
+    width: float,
+    height: float,
+) -> tuple[NDArray[np.float32], Ints, Ints, NDArray[np.bool_]] | None:
+    """What lies in [0, width] x [0, height]; see ``Polygons.clip``.
+
+    Returns:
+        The arrays of the clipped polygons; None where nothing has to change.
+    """
+    if not len(holes):
+        return None
+    low = np.minimum.reduceat(vertices, ring_offsets[:-1], axis=0)  # (R, 2)
+    high = np.maximum.reduceat(vertices, ring_offsets[:-1], axis=0)
+    size = np.array([width, height])
+    outer = np.flatnonzero(~holes)
+    part_low = np.minimum.reduceat(low, outer, axis=0)  # (P, 2)
+    part_high = np.maximum.reduceat(high, outer, axis=0)
+    inside = (part_low >= 0).all(axis=1) & (part_high <= size).all(axis=1)
+    if inside.all():
+        return None
+    outside = (part_high <= 0).any(axis=1) | (part_low >= size).any(axis=1)
+    # Rings that stay as they are, and rings to take from the end of the new vertices, in the order of parts.
+    part_rings = np.diff(np.append(outer, len(holes)))
+    new_rings: list[Ring] = []
+    new_holes: list[bool] = []
+    new_counts = np.where(inside, part_rings, 0)
+    cut = np.flatnonzero(~inside & ~outside)
+    for part in cut.tolist():
+        rings = [
+            vertices[ring_offsets[ring] : ring_offsets[ring + 1]].astype(np.float64)
+            for ring in range(outer[part], outer[part] + part_rings[part])
+        ]
+        before = len(new_rings)
+        for piece in _clip_part(rings, width, height):
+            new_rings += piece
+            new_holes += [False] + [True] * (len(piece) - 1)
+        new_counts[part] = len(new_rings) - before
+    first = outer.copy()
+    first[cut] = len(holes) + offsets_of(new_counts[cut])[:-1]
+    chosen = ranges(first, new_counts)
+    all_vertices = np.concatenate([vertices, *new_rings]).astype(np.float32)
+    all_counts = np.append(np.diff(ring_offsets), [len(ring) for ring in new_rings]).astype(np.int64)
+    all_holes = np.append(holes, np.array(new_holes, dtype=np.bool_))
+    rings_before = offsets_of(new_counts)  # rings before each part
+    parts_before = np.searchsorted(outer, instance_offsets)
+    return (
+        all_vertices[ranges(offsets_of(all_counts)[chosen], all_counts[chosen])],
+        offsets_of(all_counts[chosen]),
+        rings_before[parts_before],
+        all_holes[chosen],
+    )
+
+
+def _clip_part(part: Part, width: float, height: float) -> list[Part]:
+    """What is left of one part, as any number of parts."""
+    parts = [part]
+    for axis, bound, keep_above in ((0, 0.0, True), (0, width, False), (1, 0.0, True), (1, height, False)):
+        parts = [piece for one in parts for piece in _clip_half_plane(one, axis, bound, keep_above)]
+    # Slivers that float32 cannot tell from a line are none; a hole ends with its outer ring.
+    return [[piece[0], *filter(_has_extent, piece[1:])] for piece in parts if _has_extent(piece[0])]
+
+
+def _has_extent(ring: Ring) -> bool:
+    rounded = ring.astype(np.float32)
+    return bool((rounded.max(axis=0) > rounded.min(axis=0)).all())
+
+
+def _clip_half_plane(part: Part, axis: int, bound: float, keep_above: bool) -> list[Part]:
+    """What of one part lies on one side of an axis-parallel line."""
+    whole: list[Ring | None] = []
+    chains: list[Ring] = []
+    for ring in part:
+        depth = ring[:, axis] - bound if keep_above else bound - ring[:, axis]
+        if depth.min() >= 0:
+            whole.append(ring)
+            continue
+        whole.append(None)
+        if depth.max() > 0:
+            chains += _chains(ring, depth, axis, bound)
+    outer, inner = whole[0], [ring for ring in whole[1:] if ring is not None]
+    if not chains:
+        return [] if outer is None else [[outer, *inner]]
+    joined = _join(chains, 1 - axis)
+    if outer is not None:
+        # Only holes were cut: they reached out of their outer ring by rounding, and are its holes still.
+        return [[outer, *inner, *joined]]
+    return _group(joined, inner)
+
+
+def _chains(ring: Ring, depth: NDArray[np.float64], axis: int, bound: float) -> list[Ring]:
+    """The pieces of a ring strictly inside of a line, each from its point on the line to its point on the line."""
+    inside = depth > 0
+    following = np.roll(inside, -1)
+    enters, leaves = np.flatnonzero(~inside & following), np.flatnonzero(inside & ~following)
+    if leaves[0] < enters[0]:
+        leaves = np.roll(leaves, -1)
+    entry, exit_ = (_crossings(ring, depth, at, axis, bound) for at in (enters, leaves))
+    doubled = np.concatenate([ring, ring])
+    lengths = (leaves - enters) % len(ring)
+    return [
+        np.concatenate([entry[number, None], doubled[first + 1 : first + 1 + length], exit_[number, None]])
+        for number, (first, length) in enumerate(zip(enters.tolist(), lengths.tolist(), strict=True))
+    ]
+
+
+def _crossings(ring: Ring, depth: NDArray[np.float64], at: Ints, axis: int, bound: float) -> Ring:
+    """Where the edges that begin at given vertices meet the line."""
+    start, end = ring[at], ring[(at + 1) % len(ring)]
+    depth0, depth1 = depth[at], depth[(at + 1) % len(ring)]
+    points = start + (end - start) * (depth0 / (depth0 - depth1))[:, None]
+    points[:, axis] = bound
+    return points
+
+
+def _join(chains: list[Ring], along: int) -> list[Ring]:
+    """Chains to closed rings: their ends, sorted along the line, belong together in pairs."""
+    if len(chains) == 1:
+        return chains
+    ends = np.array([position for chain in chains for position in (chain[0, along], chain[-1, along])])
+    order = np.argsort(ends, kind="stable")
+    partner = np.empty(len(order), dtype=np.int64)
+    partner[order] = order.reshape(-1, 2)[:, ::-1].reshape(-1)
+    partners = partner.tolist()
+    rings: list[Ring] = []
+    used = [False] * len(chains)
+    for first in range(len(chains)):
+        if used[first]:
+            continue
+        pieces: list[Ring] = []
+        end = 2 * first  # we come to a chain at one of its ends, and walk to the other
+        while not used[end // 2]:
+            used[end // 2] = True
+            chain = chains[end // 2]
+            pieces.append(chain if end % 2 == 0 else chain[::-1])
+            end = partners[end ^ 1]
+        rings.append(np.concatenate(pieces))
+    return rings
+
+
+def _group(outer: list[Ring], holes: list[Ring]) -> list[Part]:
+    """Rings that a line has cut, and holes that it has not, as parts.
+
+    A ring with an edge on the line has nothing around it there, so it is an outer one. Only where a ring crosses itself
+    can two of these cross each other; they stay in one part then, whose even-odd rule is that of the ring.
+    """
+    parts: list[Part] = []
+    for ring in outer:
+        crossed = [part for part in parts if any(_rings_cross(ring, other) for other in part)]
+        parts = [part for part in parts if not any(part is other for other in crossed)]
+        parts.append([other for part in crossed for other in part] + [ring])
+    if len(parts) == 1:
+        return [[*parts[0], *holes]]
+    for hole in holes:
+        votes = [sum(int(_contained(hole, ring).sum()) for ring in part) for part in parts]
+        parts[int(np.argmax(votes))].append(hole)
+    return parts
+
+
+def _contained(points: Ring, ring: Ring) -> NDArray[np.bool_]:
+    """Which points lie inside a ring, by the even-odd rule."""
+    start, end = ring, np.roll(ring, -1, axis=0)
+    spans = (start[:, 1] <= points[:, 1, None]) != (end[:, 1] <= points[:, 1, None])  # (n, E)
+    rise = np.where(end[:, 1] != start[:, 1], end[:, 1] - start[:, 1], 1.0)
+    x = start[:, 0] + (points[:, 1, None] - start[:, 1]) * ((end[:, 0] - start[:, 0]) / rise)
+    return ((spans & (x > points[:, 0, None])).sum(axis=1) % 2).astype(np.bool_)
+
+
+def _rings_cross(one: Ring, other: Ring) -> bool:
+    """Whether an edge of one ring properly crosses an edge of the other."""
+    low = np.maximum(one.min(axis=0), other.min(axis=0))
+    high = np.minimum(one.max(axis=0), other.max(axis=0))
+    if (low >= high).any():
+        return False
+    a, b = _edges_near(one, low, high)
+    c, d = _edges_near(other, low, high)
+    if not len(a) or not len(c):
+        return False
+    a, b = a[:, None], b[:, None]
+    ab, cd = b - a, d - c
+    return bool(
+        (
+            (_cross(ab, c - a) * _cross(ab, d - a) < 0)  # (E, F): c and d on two sides of ab
+            & (_cross(cd, a - c) * _cross(cd, b - c) < 0)
+        ).any()
+    )
+
+
+def _edges_near(ring: Ring, low: Ring, high: Ring) -> tuple[Ring, Ring]:
+    """Starts and ends of the edges of a ring whose boxes meet a box."""
+    start, end = ring, np.roll(ring, -1, axis=0)
+    near = ((np.minimum(start, end) <= high) & (np.maximum(start, end) >= low)).all(axis=1)
+    return start[near], end[near]
+
+
+def _cross(u: NDArray[np.float64], v: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Cross products of vectors in the last axis."""
+    return u[..., 0] * v[..., 1] - u[..., 1] * v[..., 0]

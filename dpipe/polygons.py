@@ -1,0 +1,184 @@
+"""Instance masks as polygons in flat arrays: the one mask representation of the pipeline."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from dpipe import polygon_clip, polygon_coco, polygon_raster
+from dpipe.geometry import Matrix, transform_points
+from dpipe.ragged import group_numbers, offsets_of, ranges
+
+
+@dataclass(frozen=True, eq=False)
+class Polygons:
+    """The masks of I instances.
+
+    An instance is the union of its parts. A part is an outer ring and the hole rings that follow it, by the even-odd
+    rule, so the direction in which a ring runs means nothing and a mirrored matrix needs no care. An instance may have
+    no ring: it is known by its box only, or it was clipped away.
+
+    Attributes:
+        vertices: (V, 2) float32 xy; rings are closed without repeating their first vertex, and have at least three.
+        ring_offsets: (R+1,) int64: ring r owns vertices ``ring_offsets[r]:ring_offsets[r+1]``.
+        instance_offsets: (I+1,) int64: instance i owns rings ``instance_offsets[i]:instance_offsets[i+1]``.
+        holes: (R,) bool: the ring is a hole of the part that the nearest outer ring before it begins.
+    """
+
+    vertices: NDArray[np.float32]
+    ring_offsets: NDArray[np.int64]
+    instance_offsets: NDArray[np.int64]
+    holes: NDArray[np.bool_]
+
+    def __len__(self) -> int:
+        return len(self.instance_offsets) - 1
+
+    @classmethod
+    def empty(cls, instances: int = 0) -> Polygons:
+        """Instances without rings."""
+        return cls(
+            vertices=np.zeros((0, 2), dtype=np.float32),
+            ring_offsets=np.zeros(1, dtype=np.int64),
+            instance_offsets=np.zeros(instances + 1, dtype=np.int64),
+            holes=np.zeros(0, dtype=np.bool_),
+        )
+
+    @classmethod
+    def from_coco(
+        cls,
+        segmentations: Sequence[Any],
+        sizes: ArrayLike | None = None,
+        where: Callable[[int], str] | None = None,
+    ) -> Polygons:
+        """Reads the ``segmentation`` values of COCO annotations.
+
+        A list of flat coordinate lists is a union of outer rings; rings of fewer than three points, or without any
+        width or height, hold no area and are dropped. A run-length mask, compressed or not, is traced along its pixel
+        edges: rasterising it again gives the same mask. ``None``, an empty list and an empty mask give no rings.
+
+        Args:
+            segmentations: One value for each instance.
+            sizes: (I, 2) heights and widths of the images, to be checked against those of run-length masks.
+            where: Names an instance, for messages; "segmentation 3" by default.
+
+        Raises:
+            InputError: A value is neither, has a ring with an odd number of coordinates or with something else than
+                finite numbers, or run lengths that do not fit their size.
+        """
+        return cls(*polygon_coco.read_segmentations(segmentations, sizes, where))
+
+    @classmethod
+    def concatenate(cls, several: Sequence[Polygons]) -> Polygons:
+        """The instances of all, one after another."""
+        if not several:
+            return cls.empty()
+        return cls(
+            vertices=np.concatenate([polygons.vertices for polygons in several]),
+            ring_offsets=_join_offsets([polygons.ring_offsets for polygons in several]),
+            instance_offsets=_join_offsets([polygons.instance_offsets for polygons in several]),
+            holes=np.concatenate([polygons.holes for polygons in several]),
+        )
+
+    def select(self, instances: ArrayLike | slice) -> Polygons:
+        """Some instances, in the order asked for.
+
+        Args:
+            instances: Numbers of instances (any integer array, repeats allowed), a boolean mask (I,), or a slice.
+        """
+        if not isinstance(instances, slice):
+            instances = np.asarray(instances)
+            if instances.size == 0:
+                instances = instances.astype(np.int64)
+        chosen = np.arange(len(self), dtype=np.int64)[instances]
+        ring_counts = np.diff(self.instance_offsets)[chosen]
+        rings = ranges(self.instance_offsets[chosen], ring_counts)
+        vertex_counts = np.diff(self.ring_offsets)[rings]
+        return Polygons(
+            vertices=self.vertices[ranges(self.ring_offsets[rings], vertex_counts)],
+            ring_offsets=offsets_of(vertex_counts),
+            instance_offsets=offsets_of(ring_counts),
+            holes=self.holes[rings],
+        )
+
+    def transform(self, matrix: Matrix) -> Polygons:
+        """All vertices mapped by a (2, 3) matrix."""
+        vertices = transform_points(self.vertices, matrix).astype(np.float32)
+        return Polygons(vertices, self.ring_offsets, self.instance_offsets, self.holes)
+
+    def clip(self, width: float, height: float) -> Polygons:
+        """What lies in [0, width] x [0, height], exactly.
+
+        A part that the border cuts in several places ends as several parts; no edge ever bridges them along the
+        border, so boxes and areas are those of what is seen. What lies outside ends without rings. The number and order
+        of instances stay.
+        """
+        arrays = polygon_clip.clip(
+            self.vertices, self.ring_offsets, self.instance_offsets, self.holes, float(width), float(height)
+        )
+        return self if arrays is None else Polygons(*arrays)
+
+    def boxes(self) -> NDArray[np.float32]:
+        """(I, 4) float32 tight xyxy boxes; (0, 0, 0, 0) for an instance without rings."""
+        boxes = np.zeros((len(self), 4), dtype=np.float32)
+        starts = self.ring_offsets[self.instance_offsets]
+        seen = np.flatnonzero(starts[1:] > starts[:-1])
+        if len(seen):
+            boxes[seen, :2] = np.minimum.reduceat(self.vertices, starts[seen], axis=0)
+            boxes[seen, 2:] = np.maximum.reduceat(self.vertices, starts[seen], axis=0)
+        return boxes
+
+    def areas(self) -> NDArray[np.float64]:
+        """(I,) float64 areas in square pixels: outer rings less their holes.
+
+        Parts of one instance that overlap count twice, and a ring that crosses itself counts by its winding, as in
+        every tool that measures polygons by their vertices; count ``to_bitmaps`` where that matters.
+        """
+        if not len(self.holes):
+            return np.zeros(len(self))
+        signed = np.where(self.holes, -1.0, 1.0) * self._ring_areas()
+        sums = np.bincount(group_numbers(self.instance_offsets), weights=signed, minlength=len(self))
+        return np.asarray(sums, dtype=np.float64)
+
+    def to_bitmaps(self, height: int, width: int) -> NDArray[np.uint8]:
+        """Full-size masks: a pixel is 1 where its centre is inside.
+
+        Returns:
+            (I, height, width) uint8.
+        """
+        return polygon_raster.bitmaps(
+            self.vertices, self.ring_offsets, self.instance_offsets, self.holes, height, width
+        )
+
+    def to_grids(self, boxes: ArrayLike, instances: ArrayLike, size: int) -> NDArray[np.float32]:
+        """The share of each cell that is inside, on a grid laid over each box; no full-size mask is made.
+
+        Args:
+            boxes: (n, 4) xyxy boxes; one without width or height gives zeros.
+            instances: (n,) which instance each box looks at.
+            size: Cells along each side.
+
+        Returns:
+            (n, size, size) float32 in 0..1, rows first.
+        """
+        return polygon_raster.grids(
+            self.vertices,
+            self.ring_offsets,
+            self.instance_offsets,
+            self.holes,
+            np.asarray(boxes, dtype=np.float64).reshape(-1, 4),
+            np.asarray(instances, dtype=np.int64).reshape(-1),
+            size,
+        )
+
+    def _ring_areas(self) -> NDArray[np.float64]:
+        """(R,) float64 unsigned areas by the shoelace formula."""
+        return np.abs(polygon_raster.signed_ring_areas(self.vertices, self.ring_offsets))
+
+
+def _join_offsets(several: Sequence[NDArray[np.int64]]) -> NDArray[np.int64]:
+    """Offsets of concatenated groups."""
+    return offsets_of(np.concatenate([np.diff(offsets) for offsets in several]))
