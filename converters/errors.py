@@ -4,4 +4,7 @@ from __future__ import annotations
 
 
 class ConversionError(Exception):
-    """A mistake in the data set or the arguments: the message is one line with the file, what is wrong and what was expected."""
+    """A mistake in the data set or the arguments.
+
+    The message is one line: the file, what is wrong with it, and what was expected.
+    """

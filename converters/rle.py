@@ -1,9 +1,10 @@
 """COCO run-length encodings of all instances of a label image, from one pass over its pixels.
 
-COCO's compressed RLE (pycocotools, ``common/maskApi.c``) walks a mask column by column and counts runs of zeros and ones in
-turn, beginning with zeros. A label image holds the runs of every instance at once: they begin where a pixel differs from
-the one before it in column order. So instead of one mask per instance, encoded pixel by pixel, the breaks of the whole image
-are found once, the runs between them are sorted by instance, and all counts are written to text together.
+COCO's compressed RLE (pycocotools, ``common/maskApi.c``) walks a mask column by column and counts runs of zeros and
+ones in turn, beginning with zeros. A label image holds the runs of every instance at once: they begin where a pixel
+differs from the one before it in column order. So instead of one mask per instance, encoded pixel by pixel, the breaks
+of the whole image are found once, the runs between them are sorted by instance, and all counts are written to text
+together.
 
 Names: H, W image height and width; R runs of all kept instances; I instances; C counts of all instances.
 """
@@ -12,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -43,7 +45,9 @@ class InstanceRLE:
         return {"size": list(self.size), "counts": self.counts}
 
 
-def encode_label_image(labels: npt.NDArray[Any], *, minimum: int = 1, excluded: Sequence[int] = ()) -> list[InstanceRLE]:
+def encode_label_image(
+    labels: npt.NDArray[Any], *, minimum: int = 1, excluded: Sequence[int] = ()
+) -> list[InstanceRLE]:
     """Encodes every instance of a label image.
 
     Args:
@@ -75,7 +79,9 @@ def encode_label_image(labels: npt.NDArray[Any], *, minimum: int = 1, excluded: 
         return []
     by_instance = np.argsort(values, kind="stable")  # stable: runs of an instance stay in column order
     starts, lengths, values = starts[by_instance], lengths[by_instance], values[by_instance]
-    first_runs = np.concatenate(([0], np.flatnonzero(values[1:] != values[:-1]) + 1))  # (I,) index of each one's first run
+    first_runs = np.concatenate(
+        ([0], np.flatnonzero(values[1:] != values[:-1]) + 1)
+    )  # (I,) index of each one's first run
 
     areas = np.add.reduceat(lengths, first_runs)
     boxes = _boxes(starts, lengths, first_runs, height)
@@ -83,7 +89,9 @@ def encode_label_image(labels: npt.NDArray[Any], *, minimum: int = 1, excluded: 
     texts = _compress(counts, first_counts)
     return [
         InstanceRLE(id=value, size=(height, width), counts=text, area=area, bbox=(box[0], box[1], box[2], box[3]))
-        for value, text, area, box in zip(values[first_runs].tolist(), texts, areas.tolist(), boxes.tolist(), strict=True)
+        for value, text, area, box in zip(
+            values[first_runs].tolist(), texts, areas.tolist(), boxes.tolist(), strict=True
+        )
     ]
 
 
@@ -143,9 +151,9 @@ def _counts(starts: IntArray, lengths: IntArray, first_runs: IntArray, pixels: i
 def _compress(counts: IntArray, first_counts: IntArray) -> list[str]:
     """Writes counts as COCO's text, one string per instance.
 
-    From an instance's fourth count on, the difference to the count before the last one is written. A number becomes groups
-    of five bits, lowest first, each a printable character (48 + bits); bit 32 says that another group follows; the
-    highest bit of the last group is the sign.
+    From an instance's fourth count on, the difference to the count before the last one is written. A number becomes
+    groups of five bits, lowest first, each a printable character (48 + bits); bit 32 says that another group follows;
+    the highest bit of the last group is the sign.
     """
     rest = counts.copy()
     rest[2:] -= counts[:-2]
@@ -167,4 +175,4 @@ def _compress(counts: IntArray, first_counts: IntArray) -> list[str]:
     is_written = np.stack(written, axis=1)  # (C, groups)
     text = np.stack(groups, axis=1)[is_written].tobytes().decode("ascii")
     text_ends = np.concatenate(([0], np.cumsum(is_written.sum(axis=1))))[bounds].tolist()
-    return [text[begin:end] for begin, end in zip(text_ends[:-1], text_ends[1:], strict=True)]
+    return [text[begin:end] for begin, end in pairwise(text_ends)]

@@ -1,0 +1,46 @@
+"""What a conversion tells about its result."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class SplitSummary:
+    """What one output file holds.
+
+    Attributes:
+        name: The split.
+        images: Number of images.
+        instances: Number of annotations, crowd regions included.
+        crowd: Number of crowd regions.
+        ignored: Number of annotations with ``ignore`` set (Pascal VOC's difficult objects).
+        masks: Number of annotations with a segmentation.
+        categories: Number of categories in the file.
+        path: The file.
+    """
+
+    name: str
+    images: int
+    instances: int
+    crowd: int
+    ignored: int
+    masks: int
+    categories: int
+    path: Path
+
+
+@dataclass(frozen=True)
+class ConversionReport:
+    """What a conversion wrote and what it did not.
+
+    Attributes:
+        splits: One entry per file written.
+        skipped: One line per image that was left out because of an error (``on_error="skip"``).
+        notes: What else a user should know, one line each: splits without annotations, boxes that were clipped ...
+    """
+
+    splits: list[SplitSummary]
+    skipped: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
