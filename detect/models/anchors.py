@@ -1,0 +1,80 @@
+"""Anchors: boxes of fixed shapes, centred on the positions of a feature map.
+
+Shapes and names:
+    L levels; A anchors a position (ratios x scales); H, W size of a level's feature map.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+
+class AnchorGenerator:
+    """Anchors of a pyramid, unrounded, the centre of cell (i, j) being (j * stride, i * stride).
+
+    Args:
+        strides: For each level, pixels of the image per position.
+        scales: Sides of the square anchor in strides.
+        ratios: Heights over widths; the area stays that of the square.
+    """
+
+    def __init__(self, strides: Sequence[int], scales: Sequence[float], ratios: Sequence[float]) -> None:
+        self.strides = tuple(strides)
+        root_ratios = torch.tensor(list(ratios), dtype=torch.float32).sqrt()
+        sides = torch.tensor(list(scales), dtype=torch.float32)
+        self.base_anchors = []
+        for stride in self.strides:
+            widths = (stride * (1 / root_ratios)[:, None] * sides).reshape(-1)  # (A,) ratio by ratio
+            heights = (stride * root_ratios[:, None] * sides).reshape(-1)
+            self.base_anchors.append(0.5 * torch.stack([-widths, -heights, widths, heights], dim=1))
+
+    @property
+    def num_anchors(self) -> int:
+        """A: anchors at each position."""
+        return len(self.base_anchors[0])
+
+    def grids(self, sizes: Sequence[tuple[int, int]], device: torch.device | str = "cpu") -> list[Tensor]:
+        """Anchors of every level.
+
+        Args:
+            sizes: (H, W) of each level's feature map.
+            device: Where to make them.
+
+        Returns:
+            For each level (H * W * A, 4) float32: row by row, position by position, anchor by anchor.
+        """
+        grids = []
+        for (height, width), stride, base in zip(sizes, self.strides, self.base_anchors, strict=True):
+            y = torch.arange(height, device=device, dtype=torch.float32) * stride
+            x = torch.arange(width, device=device, dtype=torch.float32) * stride
+            yy, xx = torch.meshgrid(y, x, indexing="ij")
+            shifts = torch.stack([xx, yy, xx, yy], dim=-1).reshape(-1, 1, 4)  # (H * W, 1, 4)
+            grids.append((shifts + base.to(device)).reshape(-1, 4))
+        return grids
+
+    def inside_padding(
+        self, sizes: Sequence[tuple[int, int]], padded_size: tuple[int, int], device: torch.device | str = "cpu"
+    ) -> list[Tensor]:
+        """Which anchors stand on a position that one image, padded by itself, would have.
+
+        A batch is padded to its largest image; positions beyond an image's own padded size have no loss.
+
+        Args:
+            sizes: (H, W) of each level's feature map.
+            padded_size: (height, width) in pixels of the image with its own padding.
+            device: Where to make them.
+
+        Returns:
+            For each level (H * W * A,) bool.
+        """
+        flags = []
+        for (height, width), stride in zip(sizes, self.strides, strict=True):
+            rows = torch.arange(height, device=device) < math.ceil(padded_size[0] / stride)
+            columns = torch.arange(width, device=device) < math.ceil(padded_size[1] / stride)
+            positions = (rows[:, None] & columns[None, :]).reshape(-1, 1)
+            flags.append(positions.expand(-1, self.num_anchors).reshape(-1))
+        return flags

@@ -1,0 +1,200 @@
+"""Which ground truth a prior (an anchor or a proposal) answers for, and which priors a loss looks at.
+
+Shapes and names:
+    G ground truths of one image; n its priors; P sampled positives; S sampled positives and negatives.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+import torch
+from torch import Tensor
+
+from detect.models.boxes import pairwise_iof, pairwise_iou
+from detect.registry import MODELS
+
+if TYPE_CHECKING:
+    from dpipe.target import Target
+
+NEGATIVE = -1
+NEITHER = -2
+
+
+@dataclass(frozen=True)
+class Assignment:
+    """What each prior was assigned.
+
+    Attributes:
+        gt_indices: (n,) int64, the ground truth's index, NEGATIVE, or NEITHER (no part in the loss).
+        max_ious: (n,) best IoU with any ground truth; -1 for a prior that an ignore region takes out.
+    """
+
+    gt_indices: Tensor
+    max_ious: Tensor
+
+
+@MODELS.register
+class MaxIoUAssigner:
+    """Assigns by the best IoU (arXiv 1506.01497, section 3.1.2).
+
+    A prior is positive when its best IoU is at least ``pos_iou_thr``, negative when it is below ``neg_iou_thr``, and
+    neither in between.
+
+    Args:
+        pos_iou_thr: From here on positive.
+        neg_iou_thr: Below this negative.
+        min_pos_iou: The least best IoU of a ground truth that a low-quality match may use.
+        match_low_quality: Gives each ground truth every prior that has exactly its best IoU, even below
+            ``pos_iou_thr``, and even when the prior fits another ground truth better.
+        ignore_iof_thr: A prior that lies in an ignore region by more than this share of its own area is neither
+            positive nor negative; off when not above 0.
+    """
+
+    def __init__(
+        self,
+        pos_iou_thr: float,
+        neg_iou_thr: float,
+        min_pos_iou: float = 0.0,
+        match_low_quality: bool = True,
+        ignore_iof_thr: float = -1.0,
+    ) -> None:
+        self.pos_iou_thr = pos_iou_thr
+        self.neg_iou_thr = neg_iou_thr
+        self.min_pos_iou = min_pos_iou
+        self.match_low_quality = match_low_quality
+        self.ignore_iof_thr = ignore_iof_thr
+
+    def assign(self, priors: Tensor, gt_boxes: Tensor, ignore_boxes: Tensor) -> Assignment:
+        """Assigns the priors of one image.
+
+        Args:
+            priors: (n, 4).
+            gt_boxes: (G, 4).
+            ignore_boxes: (k, 4) ignore regions.
+        """
+        n = len(priors)
+        # Without ground truths it is as if there were one far away: all priors are negative.
+        ious = pairwise_iou(gt_boxes, priors) if len(gt_boxes) else priors.new_zeros((1, n))  # (G, n)
+        if self.ignore_iof_thr > 0 and len(ignore_boxes) and n:
+            ignored = pairwise_iof(priors, ignore_boxes).amax(dim=1) > self.ignore_iof_thr
+            ious = ious.masked_fill(ignored, -1.0)
+
+        max_ious, best_gts = ious.max(dim=0)
+        gt_indices = torch.full_like(best_gts, NEITHER)
+        gt_indices.masked_fill_((max_ious >= 0) & (max_ious < self.neg_iou_thr), NEGATIVE)
+        if len(gt_boxes) == 0 or n == 0:
+            return Assignment(gt_indices, max_ious)
+        gt_indices = torch.where(max_ious >= self.pos_iou_thr, best_gts, gt_indices)
+        if self.match_low_quality:
+            best_of_gt = ious.amax(dim=1, keepdim=True)  # (G, 1)
+            matches = (ious == best_of_gt) & (best_of_gt >= self.min_pos_iou)
+            order = torch.arange(1, len(gt_boxes) + 1, device=priors.device)[:, None]
+            last_match = (matches * order).amax(dim=0) - 1  # of several ground truths the last one wins
+            gt_indices = torch.where(last_match >= 0, last_match, gt_indices)
+        return Assignment(gt_indices, max_ious)
+
+
+class Sampler(Protocol):
+    """Chooses the priors that a loss looks at."""
+
+    add_gt_as_proposals: bool
+
+    def choose(self, assignment: Assignment) -> tuple[Tensor, Tensor]:
+        """Indices of positives and of negatives, each ascending."""
+        ...
+
+
+@MODELS.register
+class RandomSampler:
+    """Draws a fixed number of priors at random, positives up to a share of them, negatives for the rest.
+
+    Draws come from torch's default generator on the CPU whatever device the boxes are on, so that a seed gives the same
+    sample everywhere.
+
+    Args:
+        num: Positives and negatives together.
+        pos_fraction: Share of positives at most.
+        add_gt_as_proposals: RoI heads put the ground truths before the proposals.
+    """
+
+    def __init__(self, num: int, pos_fraction: float, add_gt_as_proposals: bool = True) -> None:
+        self.num = num
+        self.pos_fraction = pos_fraction
+        self.add_gt_as_proposals = add_gt_as_proposals
+
+    def choose(self, assignment: Assignment) -> tuple[Tensor, Tensor]:
+        """Indices of positives (P,) and of negatives (S - P,), int64, each ascending."""
+        # nonzero waits for the device: how many there are decides the shapes of all that follows.
+        positives = (assignment.gt_indices >= 0).nonzero().squeeze(1)
+        negatives = (assignment.gt_indices == NEGATIVE).nonzero().squeeze(1)
+        positives = self._draw(positives, int(self.num * self.pos_fraction))
+        return positives, self._draw(negatives, self.num - len(positives))
+
+    @staticmethod
+    def _draw(indices: Tensor, count: int) -> Tensor:
+        if len(indices) <= count:
+            return indices
+        chosen = torch.randperm(len(indices))[:count].sort().values
+        return indices[chosen.to(indices.device)]
+
+
+@dataclass(frozen=True)
+class Samples:
+    """The RoIs of one image that take part in a loss: positives first, then negatives.
+
+    Attributes:
+        boxes: (S, 4).
+        gt_indices: (P,) int64, each positive's ground truth.
+        gt_boxes: (P, 4) its box.
+        gt_labels: (P,) its label.
+        is_gt: (P,) bool, whether the positive is itself a ground truth that was put among the proposals.
+    """
+
+    boxes: Tensor
+    gt_indices: Tensor
+    gt_boxes: Tensor
+    gt_labels: Tensor
+    is_gt: Tensor
+
+    @property
+    def num_positives(self) -> int:
+        """P."""
+        return len(self.gt_indices)
+
+    @property
+    def positive_boxes(self) -> Tensor:
+        """(P, 4)."""
+        return self.boxes[: self.num_positives]
+
+
+def sample_rois(assigner: MaxIoUAssigner, sampler: Sampler, proposals: Tensor, target: Target) -> Samples:
+    """Assigns and samples the proposals of one image.
+
+    Args:
+        assigner: Decides which are positive and negative.
+        sampler: Chooses among them; with ``add_gt_as_proposals`` the ground truths come first and are their own
+            matches.
+        proposals: (n, 4).
+        target: Its boxes, labels and ignore_boxes are read.
+    """
+    assignment = assigner.assign(proposals, target.boxes, target.ignore_boxes)
+    num_gts = len(target.boxes)
+    is_gt = torch.zeros(len(proposals), dtype=torch.bool, device=proposals.device)
+    if sampler.add_gt_as_proposals and num_gts:
+        proposals = torch.cat([target.boxes, proposals])
+        is_gt = torch.cat([is_gt.new_ones(num_gts), is_gt])
+        assignment = Assignment(
+            torch.cat([torch.arange(num_gts, device=proposals.device), assignment.gt_indices]),
+            torch.cat([assignment.max_ious.new_ones(num_gts), assignment.max_ious]),
+        )
+    positives, negatives = sampler.choose(assignment)
+    gt_indices = assignment.gt_indices[positives]
+    return Samples(
+        boxes=proposals[torch.cat([positives, negatives])],
+        gt_indices=gt_indices,
+        gt_boxes=target.boxes[gt_indices],
+        gt_labels=target.labels[gt_indices],
+        is_gt=is_gt[positives],
+    )

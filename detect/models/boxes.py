@@ -1,0 +1,143 @@
+"""Arithmetic of boxes: overlaps, the delta coder, clipping, non-maximum suppression.
+
+Shapes and names:
+    M, N: numbers of boxes; boxes are (x1, y1, x2, y2) edges in continuous pixels, so that the width is x2 - x1.
+    deltas: (..., 4) as (dx, dy, dw, dh), a box relative to a prior (an anchor or a RoI).
+    bounds: (..., 2) as (width, height), what boxes are clipped to: an image's true size, without padding.
+    rois: (R, 5) as (number of the image in the batch, x1, y1, x2, y2).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+from torchvision.ops import batched_nms
+
+if TYPE_CHECKING:
+    from dpipe.target import Target
+
+MAX_LOG_RATIO = abs(math.log(16 / 1000))
+"""How far dw and dh may go: a box is at most 62.5 times larger or smaller than its prior."""
+
+
+def box_areas(boxes: Tensor) -> Tensor:
+    """Areas of boxes (..., 4) as (...)."""
+    return (boxes[..., 2] - boxes[..., 0]) * (boxes[..., 3] - boxes[..., 1])
+
+
+def _intersections(boxes: Tensor, others: Tensor) -> Tensor:
+    top_left = torch.max(boxes[:, None, :2], others[None, :, :2])  # (M, N, 2)
+    bottom_right = torch.min(boxes[:, None, 2:], others[None, :, 2:])
+    sides = (bottom_right - top_left).clamp(min=0)
+    return sides[..., 0] * sides[..., 1]
+
+
+def pairwise_iou(boxes: Tensor, others: Tensor) -> Tensor:
+    """Intersection over union of every pair.
+
+    Args:
+        boxes: (M, 4).
+        others: (N, 4).
+
+    Returns:
+        (M, N), 0 where a union is empty.
+    """
+    intersections = _intersections(boxes, others)
+    unions = box_areas(boxes)[:, None] + box_areas(others)[None, :] - intersections
+    return intersections / unions.clamp(min=1e-6)
+
+
+def pairwise_iof(boxes: Tensor, others: Tensor) -> Tensor:
+    """Intersection over the area of the first (foreground) box, for every pair.
+
+    Args:
+        boxes: (M, 4), whose areas divide.
+        others: (N, 4).
+
+    Returns:
+        (M, N).
+    """
+    return _intersections(boxes, others) / box_areas(boxes)[:, None].clamp(min=1e-6)
+
+
+class DeltaCoder:
+    """Boxes as deltas from priors: shifts in units of the prior's size, logs of scales (arXiv 1311.2524, appendix C).
+
+    Args:
+        stds: What the four deltas are divided by, so that regression targets have about unit variance.
+    """
+
+    def __init__(self, stds: Sequence[float] = (1.0, 1.0, 1.0, 1.0)) -> None:
+        self.stds = tuple(stds)
+
+    def encode(self, priors: Tensor, boxes: Tensor) -> Tensor:
+        """Deltas (..., 4) that take priors (..., 4) to boxes (..., 4)."""
+        prior_sizes = priors[..., 2:] - priors[..., :2]
+        sizes = boxes[..., 2:] - boxes[..., :2]
+        prior_centres = (priors[..., :2] + priors[..., 2:]) * 0.5
+        centres = (boxes[..., :2] + boxes[..., 2:]) * 0.5
+        deltas = torch.cat([(centres - prior_centres) / prior_sizes, torch.log(sizes / prior_sizes)], dim=-1)
+        return deltas / deltas.new_tensor(self.stds)
+
+    def decode(self, priors: Tensor, deltas: Tensor, bounds: Tensor | None = None) -> Tensor:
+        """Boxes that deltas describe.
+
+        Args:
+            priors: (..., 4).
+            deltas: (..., 4), of a shape that broadcasts with the priors.
+            bounds: (..., 2) width and height to clip to; nothing is clipped without it.
+
+        Returns:
+            Boxes (..., 4).
+        """
+        deltas = deltas * deltas.new_tensor(self.stds)
+        prior_sizes = priors[..., 2:] - priors[..., :2]
+        prior_centres = (priors[..., :2] + priors[..., 2:]) * 0.5
+        centres = prior_centres + prior_sizes * deltas[..., :2]
+        half_sizes = prior_sizes * deltas[..., 2:].clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO).exp() * 0.5
+        boxes = torch.cat([centres - half_sizes, centres + half_sizes], dim=-1)
+        return boxes if bounds is None else clip_boxes(boxes, bounds)
+
+
+def clip_boxes(boxes: Tensor, bounds: Tensor) -> Tensor:
+    """Boxes (..., 4) cut to 0..width and 0..height, where bounds are (..., 2) as (width, height)."""
+    return torch.minimum(boxes.clamp(min=0), torch.cat([bounds, bounds], dim=-1))
+
+
+def image_bounds(targets: Sequence[Target], like: Tensor) -> Tensor:
+    """Width and height of each image without padding: (N, 2), of the dtype and on the device of ``like``."""
+    return like.new_tensor([(target.size[1], target.size[0]) for target in targets]).reshape(-1, 2)
+
+
+def boxes_to_rois(boxes: Sequence[Tensor]) -> Tensor:
+    """One table of RoIs, image after image.
+
+    Args:
+        boxes: For each image, (n_i, 4).
+
+    Returns:
+        (R, 5): the image's number, then the box; R is the sum of n_i.
+    """
+    return torch.cat([torch.cat([b.new_full((len(b), 1), i), b], dim=1) for i, b in enumerate(boxes)])
+
+
+def group_nms(boxes: Tensor, scores: Tensor, groups: Tensor, iou_thr: float, max_kept: int) -> Tensor:
+    """Non-maximum suppression within each group (a level of the pyramid, or a class).
+
+    A box is dropped when its IoU with a better box of its group is greater than ``iou_thr``.
+
+    Args:
+        boxes: (N, 4).
+        scores: (N,).
+        groups: (N,) int64.
+        iou_thr: The threshold.
+        max_kept: How many boxes of all groups together are kept at most.
+
+    Returns:
+        (K,) int64 indices, best score first.
+    """
+    return batched_nms(boxes, scores, groups, iou_thr)[:max_kept]

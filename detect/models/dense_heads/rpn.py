@@ -1,0 +1,248 @@
+"""The region proposal network (Faster R-CNN, arXiv 1506.01497) on a pyramid (FPN, arXiv 1612.03144).
+
+Shapes and names:
+    N images; L levels; A anchors a position; H, W size of a level's feature map; n = sum of H * W * A over levels, in
+    the order level, row, column, anchor.
+    logits: (N, n); deltas: (N, n, 4) relative to anchors (n, 4).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from detect.models.anchors import AnchorGenerator
+from detect.models.assign import MaxIoUAssigner, RandomSampler
+from detect.models.boxes import DeltaCoder, group_nms, image_bounds
+from detect.models.channels import common_channels
+from detect.models.interfaces import Proposals
+from detect.models.losses import CrossEntropyLoss, SmoothL1Loss
+from detect.registry import MODELS
+
+if TYPE_CHECKING:
+    from dpipe.target import Target
+
+
+@dataclass(frozen=True)
+class RPNOutputs:
+    """Raw predictions: for each level logits (N, A, H, W) and deltas (N, 4 * A, H, W)."""
+
+    logits: list[Tensor]
+    deltas: list[Tensor]
+
+    @property
+    def sizes(self) -> list[tuple[int, int]]:
+        """(H, W) of each level."""
+        return [(level.shape[2], level.shape[3]) for level in self.logits]
+
+    def flat_logits(self) -> list[Tensor]:
+        """For each level (N, H * W * A)."""
+        return [level.permute(0, 2, 3, 1).flatten(1) for level in self.logits]
+
+    def flat_deltas(self) -> list[Tensor]:
+        """For each level (N, H * W * A, 4)."""
+        return [level.permute(0, 2, 3, 1).reshape(len(level), -1, 4) for level in self.deltas]
+
+
+@dataclass(frozen=True)
+class AnchorSamples:
+    """The anchors of one image that take part in the loss, as indices into all n anchors.
+
+    Attributes:
+        positives: (P,) int64.
+        negatives: (Q,) int64.
+        gt_indices: (P,) int64, each positive's ground truth.
+    """
+
+    positives: Tensor
+    negatives: Tensor
+    gt_indices: Tensor
+
+    @property
+    def avg_factor(self) -> int:
+        """What this image adds to the divisor of both losses: its samples, of either kind at least one."""
+        return max(len(self.positives), 1) + max(len(self.negatives), 1)
+
+
+@MODELS.register
+class RPNHead(nn.Module):
+    """A 3x3 convolution, then objectness by sigmoid and box deltas for every anchor.
+
+    Args:
+        in_channels: Channels of the levels (all alike).
+        strides: Pixels per position of each level.
+        feat_channels: Channels after the 3x3 convolution.
+        scales: Sides of the square anchor in strides.
+        ratios: Heights over widths of the anchors.
+        target_stds: What regression targets are divided by.
+        assigner: IoU 0.7 / 0.3 with low-quality matches from 0.3 without one.
+        sampler: 256 anchors an image, half of them positive, without one.
+        allowed_border: How far in pixels an anchor may reach beyond the image and still be trained; below 0 any may.
+        pad_divisor: Each image's own padded size is its size rounded up to multiples of this (Pad's ``size_divisor``);
+            anchors on positions beyond it, which only a larger image of the batch brought about, are not trained.
+        loss_cls: Cross entropy by sigmoid without one.
+        loss_bbox: Smooth L1 with beta 1/9 without one.
+        nms_iou: Of two proposals of a level with a greater IoU only the better is kept.
+        min_size: Proposals must be wider and higher than this many pixels.
+        train_nms_pre: Proposals of a level before NMS in training.
+        train_max_per_img: Proposals of an image after NMS in training.
+        test_nms_pre: The same in evaluation.
+        test_max_per_img: The same in evaluation.
+    """
+
+    def __init__(
+        self,
+        in_channels: int | Sequence[int],
+        strides: Sequence[int],
+        feat_channels: int = 256,
+        scales: Sequence[float] = (8.0,),
+        ratios: Sequence[float] = (0.5, 1.0, 2.0),
+        target_stds: Sequence[float] = (1.0, 1.0, 1.0, 1.0),
+        assigner: MaxIoUAssigner | None = None,
+        sampler: RandomSampler | None = None,
+        allowed_border: float = -1.0,
+        pad_divisor: int = 32,
+        loss_cls: nn.Module | None = None,
+        loss_bbox: nn.Module | None = None,
+        nms_iou: float = 0.7,
+        min_size: float = 0.0,
+        train_nms_pre: int = 2000,
+        train_max_per_img: int = 1000,
+        test_nms_pre: int = 1000,
+        test_max_per_img: int = 1000,
+    ) -> None:
+        super().__init__()
+        self.anchors = AnchorGenerator(strides, scales, ratios)
+        self.coder = DeltaCoder(target_stds)
+        self.assigner = assigner or MaxIoUAssigner(0.7, 0.3, min_pos_iou=0.3)
+        self.sampler = sampler or RandomSampler(256, 0.5, add_gt_as_proposals=False)
+        self.allowed_border = allowed_border
+        self.pad_divisor = pad_divisor
+        self.loss_cls = loss_cls or CrossEntropyLoss(use_sigmoid=True)
+        self.loss_bbox = loss_bbox or SmoothL1Loss(beta=1 / 9)
+        self.nms_iou = nms_iou
+        self.min_size = min_size
+        self.train_nms_pre = train_nms_pre
+        self.train_max_per_img = train_max_per_img
+        self.test_nms_pre = test_nms_pre
+        self.test_max_per_img = test_max_per_img
+
+        num_anchors = self.anchors.num_anchors
+        self.rpn_conv = nn.Conv2d(common_channels(in_channels, "RPNHead"), feat_channels, 3, padding=1)
+        self.rpn_cls = nn.Conv2d(feat_channels, num_anchors, 1)
+        self.rpn_reg = nn.Conv2d(feat_channels, num_anchors * 4, 1)
+        for conv in (self.rpn_conv, self.rpn_cls, self.rpn_reg):
+            nn.init.normal_(conv.weight, std=0.01)
+            if conv.bias is not None:
+                nn.init.zeros_(conv.bias)
+
+    def forward(self, features: Sequence[Tensor]) -> RPNOutputs:
+        """Raw predictions of all levels, each (N, C, H, W)."""
+        hidden = [F.relu(self.rpn_conv(level)) for level in features]
+        return RPNOutputs([self.rpn_cls(h).float() for h in hidden], [self.rpn_reg(h).float() for h in hidden])
+
+    def loss(self, features: Sequence[Tensor], targets: Sequence[Target]) -> dict[str, Tensor]:
+        """``loss_rpn_cls`` and ``loss_rpn_bbox``, scalars summed over levels."""
+        return self._loss(self(features), targets)
+
+    def propose(self, features: Sequence[Tensor], targets: Sequence[Target]) -> list[Proposals]:
+        """For each image the best boxes and their scores, without gradient."""
+        return self._propose(self(features), targets)
+
+    def loss_and_propose(
+        self, features: Sequence[Tensor], targets: Sequence[Target]
+    ) -> tuple[dict[str, Tensor], list[Proposals]]:
+        """Losses and proposals of one forward pass."""
+        outputs = self(features)
+        return self._loss(outputs, targets), self._propose(outputs, targets)
+
+    def sample_anchors(
+        self, sizes: Sequence[tuple[int, int]], targets: Sequence[Target]
+    ) -> tuple[Tensor, list[AnchorSamples]]:
+        """Assigns and samples the anchors of every image.
+
+        Args:
+            sizes: (H, W) of each level's feature map.
+            targets: N targets.
+
+        Returns:
+            All anchors (n, 4) and, for each image, which of them take part.
+        """
+        device = targets[0].boxes.device
+        anchors = torch.cat(self.anchors.grids(sizes, device))
+        samples = []
+        for target in targets:
+            height, width = target.size
+            padded = (_round_up(height, self.pad_divisor), _round_up(width, self.pad_divisor))
+            usable = torch.cat(self.anchors.inside_padding(sizes, padded, device))
+            if self.allowed_border >= 0:
+                limits = anchors.new_tensor([width, height]) + self.allowed_border
+                usable &= (anchors[:, :2] >= -self.allowed_border).all(1) & (anchors[:, 2:] < limits).all(1)
+            candidates = usable.nonzero().squeeze(1)
+            assignment = self.assigner.assign(anchors[candidates], target.boxes, target.ignore_boxes)
+            positives, negatives = self.sampler.choose(assignment)
+            samples.append(
+                AnchorSamples(candidates[positives], candidates[negatives], assignment.gt_indices[positives])
+            )
+        return anchors, samples
+
+    def _loss(self, outputs: RPNOutputs, targets: Sequence[Target]) -> dict[str, Tensor]:
+        anchors, samples = self.sample_anchors(outputs.sizes, targets)
+        avg_factor = sum(s.avg_factor for s in samples)
+        logits = torch.cat(outputs.flat_logits(), dim=1)  # (N, n)
+        deltas = torch.cat(outputs.flat_deltas(), dim=1)  # (N, n, 4)
+        # Only sampled anchors have a weight in the loss: it is computed of them alone.
+        positive_logits = torch.cat([logits[i, s.positives] for i, s in enumerate(samples)])
+        negative_logits = torch.cat([logits[i, s.negatives] for i, s in enumerate(samples)])
+        labels = torch.ones(len(positive_logits) + len(negative_logits), dtype=torch.int64, device=logits.device)
+        labels[: len(positive_logits)] = 0  # the one foreground class; 1 is the background
+        loss_cls = self.loss_cls(torch.cat([positive_logits, negative_logits])[:, None], labels, avg_factor=avg_factor)
+        delta_targets = torch.cat(
+            [
+                self.coder.encode(anchors[s.positives], target.boxes[s.gt_indices])
+                for s, target in zip(samples, targets, strict=True)
+            ]
+        )
+        positive_deltas = torch.cat([deltas[i, s.positives] for i, s in enumerate(samples)])
+        loss_bbox = self.loss_bbox(positive_deltas, delta_targets, avg_factor=avg_factor)
+        return {"loss_rpn_cls": loss_cls, "loss_rpn_bbox": loss_bbox}
+
+    @torch.no_grad()
+    def _propose(self, outputs: RPNOutputs, targets: Sequence[Target]) -> list[Proposals]:
+        nms_pre, max_per_img = (
+            (self.train_nms_pre, self.train_max_per_img)
+            if self.training
+            else (self.test_nms_pre, self.test_max_per_img)
+        )
+        grids = self.anchors.grids(outputs.sizes, outputs.logits[0].device)
+        level_logits, level_anchors, level_deltas, level_numbers = [], [], [], []
+        for level, (logits, deltas, anchors) in enumerate(
+            zip(outputs.flat_logits(), outputs.flat_deltas(), grids, strict=True)
+        ):
+            logits, order = logits.topk(min(nms_pre, logits.shape[1]), dim=1)  # (N, k)
+            level_logits.append(logits)
+            level_anchors.append(anchors[order])  # (N, k, 4)
+            level_deltas.append(deltas.gather(1, order[..., None].expand(-1, -1, 4)))
+            level_numbers.append(torch.full_like(order[0], level))
+        scores = torch.cat(level_logits, dim=1).sigmoid()
+        bounds = image_bounds(targets, like=scores)[:, None]  # (N, 1, 2)
+        boxes = self.coder.decode(torch.cat(level_anchors, dim=1), torch.cat(level_deltas, dim=1), bounds)
+        levels = torch.cat(level_numbers)
+        large = (boxes[..., 2:] - boxes[..., :2] > self.min_size).all(dim=-1)  # (N, sum of k)
+
+        proposals = []
+        for image_boxes, image_scores, image_large in zip(boxes, scores, large, strict=True):
+            candidates = image_large.nonzero().squeeze(1)
+            image_boxes, image_scores = image_boxes[candidates], image_scores[candidates]
+            kept = group_nms(image_boxes, image_scores, levels[candidates], self.nms_iou, max_per_img)
+            proposals.append((image_boxes[kept], image_scores[kept]))
+        return proposals
+
+
+def _round_up(value: int, divisor: int) -> int:
+    return -(-value // divisor) * divisor

@@ -1,0 +1,92 @@
+"""What a detector predicts for one image."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from pycocotools import mask as coco_mask
+from torch import Tensor
+
+from dpipe.errors import InputError
+
+if TYPE_CHECKING:
+    from dpipe.target import Target
+
+RunLengths = dict[str, Any]
+"""A mask as COCO's compressed run lengths: ``size`` [height, width] and ``counts`` (str), as in a results file."""
+
+
+@dataclass(frozen=True)
+class Detections:
+    """The n objects found in one image, best score first.
+
+    Attributes:
+        boxes: (n, 4) float32, in pixels of the original image.
+        scores: (n,) float32.
+        labels: (n,) int64.
+        masks: n masks of the original image's size as run lengths, or None without mask heads. Full maps are never held
+            together: a hundred of a 2048 x 1024 image would be 800 MiB of floats.
+    """
+
+    boxes: Tensor
+    scores: Tensor
+    labels: Tensor
+    masks: list[RunLengths] | None = None
+
+    def __len__(self) -> int:
+        return len(self.boxes)
+
+    def to(self, device: torch.device | str) -> Detections:
+        """The same detections with tensors on ``device``."""
+        return replace(self, boxes=self.boxes.to(device), scores=self.scores.to(device), labels=self.labels.to(device))
+
+    def select(self, chosen: Tensor | slice) -> Detections:
+        """Some of the detections.
+
+        Args:
+            chosen: Indices (k,) int64, a mask (n,) bool, or a slice.
+        """
+        masks = self.masks
+        if masks is not None:
+            numbers = torch.arange(len(self))[chosen if isinstance(chosen, slice) else chosen.cpu()]
+            masks = [masks[i] for i in numbers.tolist()]
+        return Detections(self.boxes[chosen], self.scores[chosen], self.labels[chosen], masks)
+
+    def bitmaps(self) -> np.ndarray:
+        """The masks decoded.
+
+        Returns:
+            (n, height, width) bool; (0, 0, 0) for no detection.
+
+        Raises:
+            ValueError: If the detector predicts no masks.
+        """
+        if self.masks is None:
+            raise ValueError("these detections have no masks")
+        if not self.masks:
+            return np.zeros((0, 0, 0), dtype=bool)
+        return np.stack([coco_mask.decode(mask).astype(bool) for mask in self.masks])
+
+
+def to_original(boxes: Tensor, target: Target) -> Tensor:
+    """Boxes (n, 4) of the network's input in coordinates of the original image.
+
+    Args:
+        boxes: (n, 4) in pixels of the network's input.
+        target: Its matrix, from the original to the input, is read.
+
+    Raises:
+        InputError: If the matrix turns, shears or mirrors: masks and boxes can then not be brought back.
+    """
+    (scale_x, shear_x, shift_x), (shear_y, scale_y, shift_y) = target.matrix.tolist()
+    if shear_x != 0 or shear_y != 0 or scale_x <= 0 or scale_y <= 0:
+        raise InputError(
+            f"image {target.file_name!r}: predictions can be brought back only from a resized image, "
+            "but the test transforms also turn, shear or mirror it"
+        )
+    shifts = boxes.new_tensor([shift_x, shift_y, shift_x, shift_y])
+    scales = boxes.new_tensor([scale_x, scale_y, scale_x, scale_y])
+    return (boxes - shifts) / scales

@@ -1,0 +1,99 @@
+"""What the parts of a detector expect of each other.
+
+A user's own part needs these methods and attributes, and no base class.
+
+Shapes and names:
+    N images; R RoIs of all images; P positives of them; K classes; C, S channels and side of RoI features.
+    features: the levels of the pyramid, finest first, each (N, C, H_l, W_l).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Protocol
+
+from torch import Tensor, nn
+
+from detect.models.assign import Samples
+from detect.models.boxes import DeltaCoder
+from detect.models.detections import Detections
+
+if TYPE_CHECKING:
+    from dpipe.target import Target
+
+Proposals = tuple[Tensor, Tensor]
+"""Boxes (n, 4) and scores (n,) of one image, best first."""
+
+
+class DenseHead(Protocol):
+    """Predictions at every position of every level. Any dense head can propose for a two-stage detector."""
+
+    def loss(self, features: Sequence[Tensor], targets: Sequence[Target]) -> dict[str, Tensor]:
+        """Scalar losses."""
+        ...
+
+    def propose(self, features: Sequence[Tensor], targets: Sequence[Target]) -> list[Proposals]:
+        """For each image its best boxes, without gradient. Of targets only ``size`` is read."""
+        ...
+
+    def loss_and_propose(
+        self, features: Sequence[Tensor], targets: Sequence[Target]
+    ) -> tuple[dict[str, Tensor], list[Proposals]]:
+        """Both from one forward pass, as a two-stage detector in training needs them."""
+        ...
+
+
+class RoIHead(Protocol):
+    """Detections from proposals, of which there is one tensor (n, 4) an image."""
+
+    def sample(self, proposals: Sequence[Tensor], targets: Sequence[Target]) -> list[Samples]:
+        """The RoIs of each image to train on."""
+        ...
+
+    def loss(
+        self, features: Sequence[Tensor], samples: Sequence[Samples], targets: Sequence[Target]
+    ) -> dict[str, Tensor]:
+        """Scalars, of which those with "loss" in their names are losses."""
+        ...
+
+    def predict(
+        self, features: Sequence[Tensor], proposals: Sequence[Tensor], targets: Sequence[Target]
+    ) -> list[Detections]:
+        """Detections of each image in coordinates of the original image."""
+        ...
+
+
+class BBoxHead(Protocol):
+    """A module that maps RoI features to logits and deltas, and how to read them.
+
+    Attributes:
+        num_classes: K, without the background.
+        reg_class_agnostic: Whether a RoI has four deltas whatever its class.
+        coder: How deltas are encoded.
+        loss_cls: Called with logits (R, K + 1), the last column the background's, and labels (R,).
+        loss_bbox: Called with deltas (P, 4) and their targets.
+    """
+
+    num_classes: int
+    reg_class_agnostic: bool
+    coder: DeltaCoder
+    loss_cls: nn.Module
+    loss_bbox: nn.Module
+
+    def __call__(self, features: Tensor) -> tuple[Tensor, Tensor]:
+        """RoI features (R, C, S, S) to logits (R, K + 1) and deltas (R, 4) or (R, 4 * K)."""
+        ...
+
+
+class MaskHead(Protocol):
+    """A module that maps RoI features to a mask for every class.
+
+    Attributes:
+        loss_mask: Called with logits (P, S, S) of the ground truths' classes and targets of 0 and 1.
+    """
+
+    loss_mask: nn.Module
+
+    def __call__(self, features: Tensor) -> Tensor:
+        """RoI features (P, C, s, s) to logits (P, K, S, S)."""
+        ...

@@ -1,0 +1,162 @@
+"""The RoI head of Cascade R-CNN and Cascade Mask R-CNN (arXiv 1712.00726, 1906.09756).
+
+Shapes and names:
+    N images; T stages; R RoIs of all images; K classes. rois (R, 5); logits (R, K + 1); deltas (R, 4) or (R, 4 * K).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, cast
+
+import torch
+from torch import Tensor, nn
+
+from detect.models.assign import MaxIoUAssigner, RandomSampler, Samples, sample_rois
+from detect.models.boxes import boxes_to_rois, image_bounds
+from detect.models.detections import Detections
+from detect.models.interfaces import BBoxHead, MaskHead
+from detect.models.roi_heads.boxes import box_losses, detect_boxes, refine_rois, roi_labels
+from detect.models.roi_heads.masks import mask_loss, positive_rois, predict_masks, with_masks
+from detect.registry import MODELS
+from dpipe.errors import InputError
+
+if TYPE_CHECKING:
+    from dpipe.target import Target
+
+
+@MODELS.register
+class CascadeRoIHead(nn.Module):
+    """Classifies and refines proposals stage after stage, each stage trained on the boxes of the one before.
+
+    In evaluation boxes are the last stage's, class probabilities come from the mean of all stages' logits, and masks
+    are the mean of all mask heads' probabilities.
+
+    Args:
+        bbox_roi_extractor: Cuts out features for the bbox heads; the stages share it.
+        bbox_head: T bbox heads.
+        mask_roi_extractor: Cuts out features for the mask heads; needed with them.
+        mask_head: T mask heads; no masks are predicted without them.
+        assigner: T assigners; IoU 0.5, 0.6, 0.7 without them.
+        sampler: 512 RoIs an image, a quarter of them positive, ground truths added, without one.
+        stage_loss_weights: T factors of the stages' losses.
+        score_thr: A detection's score must be greater.
+        nms_iou: Of two detections of a class with a greater IoU only the better is kept.
+        max_per_img: Detections of an image at most.
+        mask_thr: From this probability on a pixel belongs to the object.
+    """
+
+    def __init__(
+        self,
+        bbox_roi_extractor: nn.Module,
+        bbox_head: list[nn.Module],
+        mask_roi_extractor: nn.Module | None = None,
+        mask_head: list[nn.Module] | None = None,
+        assigner: list[MaxIoUAssigner] | None = None,
+        sampler: RandomSampler | None = None,
+        stage_loss_weights: Sequence[float] = (1.0, 0.5, 0.25),
+        score_thr: float = 0.05,
+        nms_iou: float = 0.5,
+        max_per_img: int = 100,
+        mask_thr: float = 0.5,
+    ) -> None:
+        super().__init__()
+        if assigner is None:
+            assigner = [MaxIoUAssigner(iou, iou, min_pos_iou=iou, match_low_quality=False) for iou in (0.5, 0.6, 0.7)]
+        counts = {"bbox_head": len(bbox_head), "assigner": len(assigner), "stage_loss_weights": len(stage_loss_weights)}
+        if mask_head is not None:
+            counts["mask_head"] = len(mask_head)
+        if len(set(counts.values())) != 1:
+            told = ", ".join(f"{name} has {count}" for name, count in counts.items())
+            raise InputError(f"CascadeRoIHead: every stage needs one of each, but {told}")
+        if (mask_head is None) != (mask_roi_extractor is None):
+            raise InputError("CascadeRoIHead: mask_head and mask_roi_extractor come together")
+        self.bbox_roi_extractor = bbox_roi_extractor
+        self.bbox_head = nn.ModuleList(bbox_head)
+        self.mask_roi_extractor = mask_roi_extractor
+        self.mask_head = None if mask_head is None else nn.ModuleList(mask_head)
+        self.assigners = assigner
+        self.sampler = sampler or RandomSampler(512, 0.25)
+        self.stage_loss_weights = tuple(stage_loss_weights)
+        self.score_thr = score_thr
+        self.nms_iou = nms_iou
+        self.max_per_img = max_per_img
+        self.mask_thr = mask_thr
+
+    def sample(self, proposals: Sequence[Tensor], targets: Sequence[Target]) -> list[Samples]:
+        """The RoIs to train the first stage on."""
+        return self._sample(0, proposals, targets)
+
+    def loss(
+        self, features: Sequence[Tensor], samples: Sequence[Samples], targets: Sequence[Target]
+    ) -> dict[str, Tensor]:
+        """``s{k}.loss_cls``, ``s{k}.loss_bbox``, ``s{k}.acc`` and, with mask heads, ``s{k}.loss_mask`` of stages k.
+
+        Each stage moves all its RoIs, positive or not, drops those that were ground truths, and assigns and samples
+        what is left anew for the next.
+        """
+        losses: dict[str, Tensor] = {}
+        bounds = image_bounds(targets, like=features[0].float())
+        for stage, weight in enumerate(self.stage_loss_weights):
+            head = self._stage(stage)
+            rois = boxes_to_rois([sample.boxes for sample in samples])
+            logits, deltas = head(self.bbox_roi_extractor(features, rois))
+            stage_losses = box_losses(head, logits, deltas, samples)
+            if self.mask_head is not None and self.mask_roi_extractor is not None:
+                mask_head = self.mask_head[stage]
+                mask_logits = mask_head(self.mask_roi_extractor(features, positive_rois(samples)))
+                stage_losses["loss_mask"] = mask_loss(cast(MaskHead, mask_head), mask_logits, samples, targets)
+            for name, value in stage_losses.items():
+                losses[f"s{stage}.{name}"] = value * weight if "loss" in name else value
+            if stage + 1 < len(self.bbox_head):
+                refined = refine_rois(head, rois, logits, deltas, bounds, roi_labels(head.num_classes, samples))
+                samples = self._sample(stage + 1, _without_ground_truths(refined, samples), targets)
+        return losses
+
+    def predict(
+        self, features: Sequence[Tensor], proposals: Sequence[Tensor], targets: Sequence[Target]
+    ) -> list[Detections]:
+        """Detections in the original images' coordinates."""
+        rois = boxes_to_rois(proposals)
+        bounds = image_bounds(targets, like=rois)
+        all_logits = []
+        for stage in range(len(self.bbox_head)):
+            head = self._stage(stage)
+            logits, deltas = head(self.bbox_roi_extractor(features, rois))
+            all_logits.append(logits)
+            if stage + 1 < len(self.bbox_head):
+                rois = refine_rois(head, rois, logits, deltas, bounds)
+        detections = detect_boxes(
+            head,
+            rois,
+            torch.stack(all_logits).mean(dim=0),
+            deltas,
+            targets,
+            [len(p) for p in proposals],
+            score_thr=self.score_thr,
+            nms_iou=self.nms_iou,
+            max_per_img=self.max_per_img,
+            rescale=self.mask_head is None,
+        )
+        if self.mask_head is None or self.mask_roi_extractor is None:
+            return detections
+        heads = [cast(MaskHead, head) for head in self.mask_head]
+        masks = predict_masks(heads, self.mask_roi_extractor, features, detections)
+        return with_masks(detections, masks, targets, self.mask_thr)
+
+    def _stage(self, stage: int) -> BBoxHead:
+        return cast(BBoxHead, self.bbox_head[stage])
+
+    def _sample(self, stage: int, proposals: Sequence[Tensor], targets: Sequence[Target]) -> list[Samples]:
+        assigner = self.assigners[stage]
+        return [sample_rois(assigner, self.sampler, p, t) for p, t in zip(proposals, targets, strict=True)]
+
+
+def _without_ground_truths(rois: Tensor, samples: Sequence[Samples]) -> list[Tensor]:
+    """Boxes (n_i, 4) of each image's refined RoIs, without those that began as ground truths: they are added again."""
+    proposals = []
+    for sample, boxes in zip(samples, rois[:, 1:].split([len(s.boxes) for s in samples]), strict=True):
+        keep = torch.ones(len(boxes), dtype=torch.bool, device=boxes.device)
+        keep[: sample.num_positives] = ~sample.is_gt
+        proposals.append(boxes[keep])
+    return proposals

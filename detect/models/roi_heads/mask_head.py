@@ -1,0 +1,52 @@
+"""Mask heads: the shape of the object in each region of interest."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from detect.models.channels import common_channels
+from detect.models.layers import ConvModule, kaiming_init
+from detect.models.losses import CrossEntropyLoss
+from detect.registry import MODELS
+
+
+@MODELS.register
+class FCNMaskHead(nn.Module):
+    """Convolutions, one upsampling to twice the side, and a mask for every class (Mask R-CNN, arXiv 1703.06870).
+
+    Args:
+        in_channels: C of the RoI features (that of all levels).
+        num_classes: K.
+        num_convs: 3x3 convolutions before the upsampling.
+        conv_out_channels: Their width.
+        loss_mask: Cross entropy by sigmoid of each pixel without one.
+    """
+
+    def __init__(
+        self,
+        in_channels: int | Sequence[int],
+        num_classes: int,
+        num_convs: int = 4,
+        conv_out_channels: int = 256,
+        loss_mask: nn.Module | None = None,
+    ) -> None:
+        super().__init__()
+        self.loss_mask = loss_mask or CrossEntropyLoss(use_sigmoid=True)
+        widths = [common_channels(in_channels, "FCNMaskHead")] + [conv_out_channels] * num_convs
+        self.convs = nn.ModuleList(
+            [ConvModule(before, after, 3, activation="relu") for before, after in itertools.pairwise(widths)]
+        )
+        self.upsample = nn.ConvTranspose2d(widths[-1], conv_out_channels, 2, stride=2)
+        self.conv_logits = nn.Conv2d(conv_out_channels, num_classes, 1)
+        kaiming_init(self)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """RoI features (R, C, s, s) to logits (R, K, 2 s, 2 s), in float32."""
+        x = features
+        for conv in self.convs:
+            x = conv(x)
+        return self.conv_logits(F.relu(self.upsample(x))).float()

@@ -1,0 +1,80 @@
+"""What RoI heads do with the masks that mask heads predict.
+
+Shapes and names:
+    P positive RoIs, n detections; K classes; S side of a mask (28).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from detect.models.assign import Samples
+from detect.models.boxes import boxes_to_rois
+from detect.models.detections import Detections, to_original
+from detect.models.interfaces import MaskHead
+from detect.models.masks import encode_masks, mask_targets
+
+if TYPE_CHECKING:
+    from dpipe.target import Target
+
+
+def positive_rois(samples: Sequence[Samples]) -> Tensor:
+    """(P, 5): the RoIs that masks are trained on."""
+    return boxes_to_rois([sample.positive_boxes for sample in samples])
+
+
+def own_class(logits: Tensor, labels: Tensor) -> Tensor:
+    """Logits (P, S, S) of each mask's own class, of logits (P, K, S, S) and labels (P,)."""
+    return logits[torch.arange(len(labels), device=labels.device), labels]
+
+
+def mask_loss(head: MaskHead, logits: Tensor, samples: Sequence[Samples], targets: Sequence[Target]) -> Tensor:
+    """Mean over positives and pixels; without positives 0, which still depends on the prediction.
+
+    Args:
+        head: The mask head, for its loss.
+        logits: (P, K, S, S).
+        samples: N images' samples.
+        targets: N targets with masks.
+    """
+    gt_masks = mask_targets(samples, targets, logits.shape[-1])
+    if len(logits) == 0:
+        return logits.sum()
+    labels = torch.cat([sample.gt_labels for sample in samples])
+    return head.loss_mask(own_class(logits, labels), gt_masks)
+
+
+def predict_masks(
+    heads: Sequence[MaskHead],
+    extractor: nn.Module,
+    features: Sequence[Tensor],
+    detections: Sequence[Detections],
+) -> list[Tensor]:
+    """Probabilities (n_i, S, S) of each image's detections, the mean of what the heads say.
+
+    Args:
+        heads: One, or those of a cascade.
+        extractor: Cuts out RoI features.
+        features: The pyramid.
+        detections: In coordinates of the network's input.
+    """
+    labels = torch.cat([d.labels for d in detections])
+    roi_features = extractor(features, boxes_to_rois([d.boxes for d in detections]))
+    probabilities = torch.stack([own_class(head(roi_features), labels).sigmoid() for head in heads]).mean(dim=0)
+    return list(probabilities.split([len(d) for d in detections]))
+
+
+def with_masks(
+    detections: Sequence[Detections], probabilities: Sequence[Tensor], targets: Sequence[Target], threshold: float
+) -> list[Detections]:
+    """Detections of the network's input brought back to the original images, with masks of their size."""
+    results = []
+    for found, masks, target in zip(detections, probabilities, targets, strict=True):
+        boxes = to_original(found.boxes, target)
+        results.append(replace(found, boxes=boxes, masks=encode_masks(masks, boxes, target.original_size, threshold)))
+    return results

@@ -1,0 +1,106 @@
+"""The RoI head of Faster R-CNN (arXiv 1506.01497) and, with a mask head, of Mask R-CNN (arXiv 1703.06870)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, cast
+
+from torch import Tensor, nn
+
+from detect.models.assign import MaxIoUAssigner, RandomSampler, Samples, sample_rois
+from detect.models.boxes import boxes_to_rois
+from detect.models.detections import Detections
+from detect.models.interfaces import BBoxHead, MaskHead
+from detect.models.roi_heads.boxes import box_losses, detect_boxes
+from detect.models.roi_heads.masks import mask_loss, positive_rois, predict_masks, with_masks
+from detect.registry import MODELS
+from dpipe.errors import InputError
+
+if TYPE_CHECKING:
+    from dpipe.target import Target
+
+
+@MODELS.register
+class StandardRoIHead(nn.Module):
+    """Classifies and refines proposals once, and draws a mask in each detection.
+
+    Args:
+        bbox_roi_extractor: Cuts out features for the bbox head.
+        bbox_head: Classes and deltas.
+        mask_roi_extractor: Cuts out features for the mask head; needed with one.
+        mask_head: Masks; none are predicted without it.
+        assigner: IoU 0.5, without low-quality matches, without one.
+        sampler: 512 RoIs an image, a quarter of them positive, ground truths added, without one.
+        score_thr: A detection's score must be greater.
+        nms_iou: Of two detections of a class with a greater IoU only the better is kept.
+        max_per_img: Detections of an image at most.
+        mask_thr: From this probability on a pixel belongs to the object.
+    """
+
+    def __init__(
+        self,
+        bbox_roi_extractor: nn.Module,
+        bbox_head: nn.Module,
+        mask_roi_extractor: nn.Module | None = None,
+        mask_head: nn.Module | None = None,
+        assigner: MaxIoUAssigner | None = None,
+        sampler: RandomSampler | None = None,
+        score_thr: float = 0.05,
+        nms_iou: float = 0.5,
+        max_per_img: int = 100,
+        mask_thr: float = 0.5,
+    ) -> None:
+        super().__init__()
+        if (mask_head is None) != (mask_roi_extractor is None):
+            raise InputError("StandardRoIHead: mask_head and mask_roi_extractor come together")
+        self.bbox_roi_extractor = bbox_roi_extractor
+        self.bbox_head = bbox_head
+        self.mask_roi_extractor = mask_roi_extractor
+        self.mask_head = mask_head
+        self.assigner = assigner or MaxIoUAssigner(0.5, 0.5, min_pos_iou=0.5, match_low_quality=False)
+        self.sampler = sampler or RandomSampler(512, 0.25)
+        self.score_thr = score_thr
+        self.nms_iou = nms_iou
+        self.max_per_img = max_per_img
+        self.mask_thr = mask_thr
+
+    def sample(self, proposals: Sequence[Tensor], targets: Sequence[Target]) -> list[Samples]:
+        """The RoIs to train on."""
+        return [sample_rois(self.assigner, self.sampler, p, t) for p, t in zip(proposals, targets, strict=True)]
+
+    def loss(
+        self, features: Sequence[Tensor], samples: Sequence[Samples], targets: Sequence[Target]
+    ) -> dict[str, Tensor]:
+        """``loss_cls``, ``loss_bbox``, ``acc`` and, with a mask head, ``loss_mask``."""
+        head = cast(BBoxHead, self.bbox_head)
+        rois = boxes_to_rois([sample.boxes for sample in samples])
+        logits, deltas = head(self.bbox_roi_extractor(features, rois))
+        losses = box_losses(head, logits, deltas, samples)
+        if self.mask_head is not None and self.mask_roi_extractor is not None:
+            mask_logits = self.mask_head(self.mask_roi_extractor(features, positive_rois(samples)))
+            losses["loss_mask"] = mask_loss(cast(MaskHead, self.mask_head), mask_logits, samples, targets)
+        return losses
+
+    def predict(
+        self, features: Sequence[Tensor], proposals: Sequence[Tensor], targets: Sequence[Target]
+    ) -> list[Detections]:
+        """Detections in the original images' coordinates."""
+        head = cast(BBoxHead, self.bbox_head)
+        rois = boxes_to_rois(proposals)
+        logits, deltas = head(self.bbox_roi_extractor(features, rois))
+        detections = detect_boxes(
+            head,
+            rois,
+            logits,
+            deltas,
+            targets,
+            [len(p) for p in proposals],
+            score_thr=self.score_thr,
+            nms_iou=self.nms_iou,
+            max_per_img=self.max_per_img,
+            rescale=self.mask_head is None,
+        )
+        if self.mask_head is None or self.mask_roi_extractor is None:
+            return detections
+        masks = predict_masks([cast(MaskHead, self.mask_head)], self.mask_roi_extractor, features, detections)
+        return with_masks(detections, masks, targets, self.mask_thr)
