@@ -1,7 +1,7 @@
 """Photometric operations on uint8 RGB images, as plans name them.
 
-The blends are Pillow's ``ImageEnhance`` and the equalisation its ``ImageOps.equalize``, which the AutoAugment papers
-used: out = degenerate + factor * (image - degenerate), rounded and clipped to 0..255 after each operation.
+The blends are those of Pillow's ``ImageEnhance``, which the AutoAugment papers used: out = degenerate + factor * (image
+- degenerate), here rounded, and clipped to 0..255, after each operation.
 """
 
 from __future__ import annotations
@@ -47,21 +47,11 @@ def contrast(image: np.ndarray, factor: float) -> np.ndarray:
 
 
 def equalize(image: np.ndarray, magnitude: float = 1.0) -> np.ndarray:
-    """Equalises the histogram of each channel; shapes as in ``apply_photometric``, the magnitude has no meaning."""
-    tables = [_equalizing(cv2.calcHist([image], [channel], None, [256], [0, 256])) for channel in range(3)]
-    return cv2.LUT(image, np.stack(tables, axis=-1)[None])  # (1, 256, 3): a table a channel
+    """Equalises the histogram of each channel; shapes as in ``apply_photometric``, the magnitude has no meaning.
 
-
-def _equalizing(histogram: np.ndarray) -> np.ndarray:
-    """Returns the table of one channel, (256,) uint8, from its histogram."""
-    counts = histogram.ravel().astype(np.int64)
-    present = counts[counts > 0]
-    # Pillow leaves the last grey level that occurs out of the mean step.
-    step = (counts.sum() - present[-1]) // 255
-    if len(present) < 2 or step == 0:
-        return LEVELS.astype(np.uint8)
-    below = np.cumsum(counts) - counts
-    return np.minimum((below + step // 2) // step, 255).astype(np.uint8)
+    The formula is OpenCV's, which DALI shares; Pillow's differs by a few grey levels.
+    """
+    return cv2.merge([cv2.equalizeHist(channel) for channel in cv2.split(image)])
 
 
 def _rounded(table: np.ndarray) -> np.ndarray:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Sequence
 from typing import Protocol
 
 import torch
@@ -18,8 +18,8 @@ class Backend(Protocol):
     ``Augment`` whose normalisation and padding it applies; the plans say the rest.
     """
 
-    def stream(self, batches: Iterable[Sequence[SamplePlan]]) -> Iterator[torch.Tensor]:
-        """Yields one padded image batch for each batch of plans, in order.
+    def stream(self, batches: Iterable[Sequence[SamplePlan]]) -> Generator[torch.Tensor, None, None]:
+        """Yields one padded image batch for each batch of plans, in order; closing it ends what is under way.
 
         Args:
             batches: Read ahead of what was yielded by at most ``prefetch`` batches.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
@@ -11,9 +11,8 @@ import cv2
 import numpy as np
 import torch
 
-from dpipe.backends.base import padded_size, usable_cores
+from dpipe.backends.base import padded_size
 from dpipe.decode import decode_image
-from dpipe.errors import InputError
 from dpipe.geometry import pixel_centre_matrix
 from dpipe.photometric import apply_photometric
 from dpipe.plan import SamplePlan
@@ -30,20 +29,11 @@ class OpenCVBackend:
     Args:
         paths: Image files by image number; indexed only when an image is read.
         augment: Its normalisation and padding are applied.
-        threads: At least 1; as many as this process may use cores where not given.
+        threads: At least 1.
         prefetch: Batches that are worked on ahead of the one that is waited for; 0 or more.
-
-    Raises:
-        InputError: For a number out of range.
     """
 
-    def __init__(self, paths: Sequence[Path], augment: Augment, threads: int | None = None, prefetch: int = 2) -> None:
-        if threads is None:
-            threads = usable_cores()
-        if threads < 1:
-            raise InputError(f"threads must be at least 1, got {threads}")
-        if prefetch < 0:
-            raise InputError(f"prefetch must be at least 0, got {prefetch}")
+    def __init__(self, paths: Sequence[Path], augment: Augment, *, threads: int = 2, prefetch: int = 2) -> None:
         cv2.setNumThreads(1)
         self.paths = paths
         self.size_divisor = augment.size_divisor
@@ -52,7 +42,7 @@ class OpenCVBackend:
         self.bgr = augment.normalize is not None and augment.normalize.bgr
         self.table = None if augment.normalize is None else normalizing_table(augment.normalize)
 
-    def stream(self, batches: Iterable[Sequence[SamplePlan]]) -> Iterator[torch.Tensor]:
+    def stream(self, batches: Iterable[Sequence[SamplePlan]]) -> Generator[torch.Tensor, None, None]:
         """See ``Backend.stream``."""
         source = iter(batches)
         ahead: deque[tuple[np.ndarray, list[Future[None]]]] = deque()
