@@ -6,6 +6,7 @@ import http.client
 import re
 import socket
 from pathlib import Path
+from urllib.error import HTTPError
 from urllib.parse import urlparse
 
 import torch
@@ -75,7 +76,10 @@ def download(url: str) -> Path:
         torch.hub.download_url_to_file(url, str(cached), digest[1] if digest else None, progress=False)
     except (OSError, http.client.HTTPException, RuntimeError, ValueError) as error:
         # OSError covers unreachable hosts and HTTP errors; torch.hub raises RuntimeError for a wrong hash.
-        reason = str(getattr(error, "reason", None) or error)
+        if isinstance(error, HTTPError):
+            error.close()
+        cause = getattr(error, "reason", None)
+        reason = cause if isinstance(cause, OSError) else error
         raise InputError(f"{url}: cannot be downloaded ({reason}) and is not cached as {cached}") from error
     finally:
         socket.setdefaulttimeout(timeout)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import pickle
 import tarfile
 import types
+import warnings
 from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
@@ -123,11 +124,14 @@ def load_pth(path: Path) -> Any:
             f"{path}: is a tar archive of an early PyTorch, which is not read; save it again with torch.save"
         )
     try:
-        try:
-            return torch.load(path, map_location="cpu", weights_only=True)
-        except pickle.UnpicklingError:
-            # TorchScript archives, whose loading could run code, never come here: above they are a RuntimeError.
-            return torch.load(path, map_location="cpu", weights_only=False, pickle_module=_inert_pickle())
+        with warnings.catch_warnings():
+            # Of other pickle protocols than torch.save's own, which the second reader takes as well.
+            warnings.filterwarnings("ignore", "Detected pickle protocol")
+            try:
+                return torch.load(path, map_location="cpu", weights_only=True)
+            except pickle.UnpicklingError:
+                # TorchScript archives, whose loading could run code, never come here: above they are a RuntimeError.
+                return torch.load(path, map_location="cpu", weights_only=False, pickle_module=_inert_pickle())
     except Exception as error:  # a damaged or crafted file can raise anything
         reason = str(error).strip().partition("\n")[0]
         raise InputError(f"{path}: is not a checkpoint that can be read: {reason or type(error).__name__}") from error

@@ -1,0 +1,350 @@
+"""Loading weights: formats, partial fits, and files that are old, damaged or hostile."""
+
+from __future__ import annotations
+
+import functools
+import io
+import os
+import pickle
+import subprocess
+import sys
+import tarfile
+import threading
+import types
+from collections import OrderedDict, deque
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+from detect.models.backbones import ResNet
+from detect.models.checkpoints import load_weights, read_weights
+from detect.models.necks.fpn import FPN
+from dpipe.errors import InputError
+
+
+def make_model(classes: int = 3) -> nn.Module:
+    model = nn.Sequential(OrderedDict(conv=nn.Conv2d(3, 4, 3), bn=nn.BatchNorm2d(4), fc=nn.Linear(4, classes)))
+    torch.manual_seed(classes)
+    for tensor in model.state_dict().values():
+        if tensor.is_floating_point():
+            tensor.uniform_(0.5, 1.5)
+    return model
+
+
+def blank(classes: int = 3) -> nn.Module:
+    model = make_model(classes)
+    for tensor in model.state_dict().values():
+        tensor.zero_()
+    return model
+
+
+def assert_equal(model: nn.Module, reference: nn.Module) -> None:
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(tensor, reference.state_dict()[name]), name
+
+
+def save_bare(model, path):
+    torch.save(model.state_dict(), path)
+
+
+def save_wrapped(model, path):
+    torch.save({"meta": {"epoch": 12, "CLASSES": ("a", "b", "c")}, "state_dict": model.state_dict()}, path)
+
+
+def save_legacy(model, path):
+    torch.save({"model": model.state_dict()}, path, _use_new_zipfile_serialization=False)
+
+
+def save_parallel(model, path):
+    torch.save({f"module.{name}": tensor for name, tensor in model.state_dict().items()}, path)
+
+
+def save_tensors(model, path):
+    save_file(model.state_dict(), path.with_suffix(".safetensors"))
+    return path.with_suffix(".safetensors")
+
+
+@pytest.mark.parametrize("save", [save_bare, save_wrapped, save_legacy, save_parallel, save_tensors])
+def test_formats(tmp_path, save):
+    reference, model = make_model(), blank()
+    path = tmp_path / "weights.pth"
+    path = save(reference, path) or path
+    report = load_weights(model, path, strict=True)
+    assert_equal(model, reference)
+    assert (len(report.loaded), report.left_out, report.missing) == (9, [], [])
+
+
+def test_what_does_not_fit_is_left_out_and_told(tmp_path):
+    path = tmp_path / "weights.pth"
+    torch.save({**make_model(81).state_dict(), "head.weight": torch.ones(2)}, path)
+    model = blank(3)
+    model.add_module("extra", nn.Linear(1, 1))
+    report = load_weights(model, str(path))
+    assert_equal(model.conv, make_model(81).conv)
+    assert model.fc.weight.eq(0).all()
+    assert dict(report.left_out) == {
+        "fc.weight": "shape [81, 4], the model's is [3, 4]",
+        "fc.bias": "shape [81], the model's is [3]",
+        "head.weight": "the model has no such tensor",
+    }
+    assert report.missing == ["extra.weight", "extra.bias"]
+    assert report.table(rows=2).splitlines() == [
+        f"{path}: 7 tensors loaded",
+        "  left out: 3",
+        "    fc.weight (shape [81, 4], the model's is [3, 4])",
+        "    fc.bias (shape [81], the model's is [3])",
+        "    ... and 1 more",
+        "  missing: 2",
+        "    extra.weight",
+        "    extra.bias",
+    ]
+
+
+def test_strict_refuses_what_does_not_fit_and_changes_nothing(tmp_path):
+    path = tmp_path / "weights.pth"
+    torch.save({**make_model(81).state_dict(), "head.weight": torch.ones(2)}, path)
+    model = blank(3)
+    with pytest.raises(InputError, match=r"in 3 of 9 tensors: fc.weight \(shape \[81, 4\]") as info:
+        load_weights(model, path, strict=True)
+    assert "\n" not in str(info.value)
+    assert_equal(model, blank(3))
+
+
+def test_nothing_fits(tmp_path):
+    path = tmp_path / "weights.pth"
+    torch.save({"a": torch.ones(1), "b": torch.ones(1)}, path)
+    with pytest.raises(InputError, match=r"nothing fits the model: a, b of the checkpoint, conv.weight, .* and 6 more"):
+        load_weights(blank(), path)
+
+
+def test_counters_of_batch_norm_may_be_absent(tmp_path):
+    path = tmp_path / "weights.pth"
+    state = {name: tensor for name, tensor in make_model().state_dict().items() if "num_batches" not in name}
+    torch.save(state, path)
+    assert load_weights(blank(), path, strict=True).missing == []
+
+
+def test_openmmlab_weights_load_by_name(parity):
+    case = parity("cascade_mask_rcnn_r50_fpn")
+    model = nn.ModuleDict({"backbone": ResNet(50, 8), "neck": FPN((32, 64, 128, 256), 16)})
+    report = load_weights(model, case.folder / "weights.safetensors")
+    assert report.missing == []
+    assert {name.split(".")[0] for name, _ in report.left_out} == {"rpn_head", "roi_head"}
+    assert torch.equal(model["neck"].fpn_convs[3].conv.weight, case.weights["neck.fpn_convs.3.conv.weight"])
+
+
+@pytest.fixture
+def foreign(monkeypatch):
+    """A module of classes that exist while a checkpoint is saved, and whose use afterwards would be noticed."""
+    module = types.ModuleType("mmengine_like")
+    monkeypatch.setitem(sys.modules, "mmengine_like", module)
+
+    class HistoryBuffer:
+        def __init__(self):
+            self.log = np.arange(3.0)
+            self.statistics = {"min": HistoryBuffer.smallest}
+
+        def smallest(self):
+            return self.log.min()
+
+    class ConfigDict(dict):
+        pass
+
+    class Tags(list):
+        pass
+
+    for cls in (HistoryBuffer, ConfigDict, Tags):
+        cls.__module__, cls.__qualname__ = "mmengine_like", cls.__name__
+        setattr(module, cls.__name__, cls)
+    HistoryBuffer.smallest.__qualname__ = "HistoryBuffer.smallest"
+    HistoryBuffer.smallest.__module__ = "mmengine_like"
+    return module
+
+
+@pytest.mark.parametrize("protocol", [2, 4])
+@pytest.mark.parametrize("zipped", [False, True])
+def test_classes_that_are_not_installed_are_inert(tmp_path, monkeypatch, foreign, protocol, zipped):
+    reference = make_model()
+    config = foreign.ConfigDict(lr=0.1)
+    config["nested"] = foreign.Tags([1, 2])
+    content = {
+        "meta": {
+            "config": config,
+            "seen": {1, 2},
+            "scalar": np.float64(3),
+            "queue": deque([1, 2]),
+            config["nested"].__len__(): 1,
+        },
+        "state_dict": reference.state_dict(),
+        "message_hub": {"log_scalars": OrderedDict(loss=foreign.HistoryBuffer())},
+    }
+    path = tmp_path / "openmmlab.pth"
+    torch.save(content, path, pickle_protocol=protocol, _use_new_zipfile_serialization=zipped)
+    monkeypatch.delitem(sys.modules, "mmengine_like")
+    model = blank()
+    load_weights(model, path, strict=True)
+    assert_equal(model, reference)
+
+
+def test_parameters_and_shared_storage_survive_the_inert_reader(tmp_path, foreign):
+    whole = torch.arange(6.0)
+    content = {"whole": whole, "half": whole[3:], "parameter": nn.Parameter(whole.double()), "other": foreign.Tags([1])}
+    path = tmp_path / "weights.pth"
+    torch.save(content, path)
+    state = read_weights(path)
+    assert set(state) == {"whole", "half", "parameter"}
+    assert state["half"].tolist() == [3, 4, 5]
+    assert state["parameter"].dtype == torch.float64
+
+
+class Call:
+    """An object whose pickle calls a function."""
+
+    def __init__(self, function, *arguments):
+        self.reduced = (function, arguments)
+
+    def __reduce__(self):
+        return self.reduced
+
+
+def hostile_objects(target):
+    touch = f"touch {target}"
+    return {
+        "os.system": Call(os.system, touch),
+        "subprocess": Call(subprocess.call, touch.split()),
+        "eval": Call(eval, f"open({str(target)!r}, 'w')"),
+        "getattr": Call(getattr, Call(__import__, "os"), "system"),
+        "numpy": Call(np.save, str(target), 1),
+        "torch": Call(torch.save, 1, str(target)),
+        "partial": Call(map, Call(functools.partial, torch.save, 1), [str(target)]),
+        "rebuild": Call(torch._utils._rebuild_tensor_v2, 1, 2),
+    }
+
+
+@pytest.mark.parametrize("kind", list(hostile_objects("")))
+@pytest.mark.parametrize("zipped", [False, True])
+def test_hostile_pickles_do_nothing(tmp_path, kind, zipped):
+    target = tmp_path / "made.npy"
+    path = tmp_path / "hostile.pth"
+    torch.save({"state_dict": hostile_objects(target)[kind]}, path, _use_new_zipfile_serialization=zipped)
+    with pytest.raises(InputError) as info:
+        load_weights(blank(), path)
+    assert str(info.value).startswith(f"{path}: ")
+    assert "\n" not in str(info.value)
+    assert not target.exists()
+    if kind == "os.system":
+        assert "names posix.system" in str(info.value) or os.name == "nt"
+
+
+def test_a_pickle_cannot_change_the_functions_it_may_call(tmp_path):
+    # Written by hand: the global, then BUILD with the state {"evil_": 1}.
+    body = b"\x80\x02ctorch._utils\n_rebuild_tensor_v2\n}X\x05\x00\x00\x00evil_K\x01sb."
+    path = tmp_path / "hostile.pth"
+    buffer = io.BytesIO()
+    torch.save({}, buffer, _use_new_zipfile_serialization=False)
+    buffer.seek(0)
+    head = b""
+    for _ in range(3):
+        start = buffer.tell()
+        pickle.load(buffer)
+        head += buffer.getvalue()[start : buffer.tell()]
+    path.write_bytes(head + body + pickle.dumps([], 2))
+    with pytest.raises(InputError):
+        read_weights(path)
+    assert not hasattr(torch._utils._rebuild_tensor_v2, "evil_")
+
+
+def damaged(tmp_path):
+    whole = tmp_path / "whole.pth"
+    torch.save(make_model().state_dict(), whole)
+    legacy = tmp_path / "legacy.pth"
+    torch.save(make_model().state_dict(), legacy, _use_new_zipfile_serialization=False)
+    archive = tmp_path / "old.pth"
+    with tarfile.open(archive, "w") as tar:
+        tar.add(whole, "storages")
+    tensors = tmp_path / "whole.safetensors"
+    save_file(make_model().state_dict(), tensors)
+    return {
+        "truncated": ("a.pth", whole.read_bytes()[:-200]),
+        "truncated legacy": ("b.pth", legacy.read_bytes()[:-200]),
+        "empty": ("c.pth", b""),
+        "text": ("d.pth", b"404 Not Found"),
+        "tar": ("e.pth", archive.read_bytes()),
+        "truncated safetensors": ("f.safetensors", tensors.read_bytes()[:-20]),
+        "text as safetensors": ("g.safetensors", b"404 Not Found"),
+    }
+
+
+@pytest.mark.parametrize(
+    "kind",
+    ["truncated", "truncated legacy", "empty", "text", "tar", "truncated safetensors", "text as safetensors"],
+)
+def test_damaged_files(tmp_path, kind):
+    name, content = damaged(tmp_path)[kind]
+    path = tmp_path / name
+    path.write_bytes(content)
+    with pytest.raises(InputError) as info:
+        read_weights(path)
+    assert str(info.value).startswith(f"{path}: is ")
+    assert "\n" not in str(info.value)
+
+
+@pytest.mark.parametrize("content", [[1, 2], {"epoch": 3}, torch.ones(2), {"state_dict": {}}])
+def test_files_without_named_tensors(tmp_path, content):
+    path = tmp_path / "weights.pth"
+    torch.save(content, path)
+    with pytest.raises(InputError, match="holds no named tensors"):
+        read_weights(path)
+
+
+def test_missing_file(tmp_path):
+    with pytest.raises(InputError, match=r"absent.pth: no such checkpoint file"):
+        load_weights(blank(), tmp_path / "absent.pth")
+
+
+@pytest.fixture
+def server(tmp_path, monkeypatch):
+    """Serves tmp_path/remote over HTTP; the cache is another folder."""
+    remote = tmp_path / "remote"
+    remote.mkdir()
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "cache"))
+    requests = []
+
+    class Handler(SimpleHTTPRequestHandler):
+        def log_message(self, *args):
+            requests.append(self.path)
+
+    httpd = ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Handler, directory=str(remote)))
+    thread = threading.Thread(target=httpd.serve_forever, kwargs={"poll_interval": 0.01})
+    thread.start()
+    yield f"http://127.0.0.1:{httpd.server_port}", remote, requests
+    httpd.shutdown()
+    thread.join()
+    httpd.server_close()
+
+
+def test_urls_are_downloaded_once(server):
+    url, remote, requests = server
+    torch.save(make_model().state_dict(), remote / "weights.pth")
+    for _ in range(2):
+        model = blank()
+        load_weights(model, f"{url}/weights.pth", strict=True)
+        assert_equal(model, make_model())
+    assert requests == ["/weights.pth"]
+
+
+def test_urls_that_cannot_be_had(server, tmp_path):
+    url, remote, _ = server
+    with pytest.raises(InputError, match=r"absent.pth: cannot be downloaded \(.*404.*\) and is not cached as"):
+        load_weights(blank(), f"{url}/absent.pth")
+    torch.save(make_model().state_dict(), remote / "weights-0123abcd.pth")
+    with pytest.raises(InputError, match="invalid hash") as info:
+        load_weights(blank(), f"{url}/weights-0123abcd.pth")
+    assert "\n" not in str(info.value)
+    assert [path for path in (tmp_path / "cache").rglob("*") if path.is_file()] == []
+    with pytest.raises(InputError, match="names no file"):
+        load_weights(blank(), url)
