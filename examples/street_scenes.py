@@ -1,9 +1,9 @@
-"""Draws a small street data set in the layout of Cityscapes, so that the whole tool chain can be tried without a download.
+"""Draws a small street data set in the layout of Cityscapes, to try the whole tool chain without a download.
 
     python examples/street_scenes.py data/streets --train 160 --val 40
 
-writes ``leftImg8bit/<split>/<city>/*_leftImg8bit.png`` and ``gtFine/<split>/<city>/*_gtFine_instanceIds.png`` (16 bit: label id
-for stuff and groups, label id * 1000 + n for the n-th object). The same arguments give the same bytes.
+writes ``leftImg8bit/<split>/<city>/*_leftImg8bit.png`` and ``gtFine/<split>/<city>/*_gtFine_instanceIds.png`` (16 bit:
+label id for stuff and groups, label id * 1000 + n for the n-th object). The same arguments give the same bytes.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ TYRE = (38, 36, 34)
 GLASS = (196, 176, 150)
 
 Colour = tuple[int, int, int]  # BGR
-# A part is a polygon in the object's own frame (x to the right, y up, the object is 1 high and stands on y = 0) and its colour.
+# A polygon in the object's own frame (x to the right, y up, the object is 1 high and stands on y = 0), and its colour.
 Part = tuple[np.ndarray, Colour]
 
 
