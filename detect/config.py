@@ -133,22 +133,24 @@ class Train(Section):
     Attributes:
         epochs: Passes over the (repeated) data.
         seed: Of the weights, the order of samples, the augmentation and the sampling of anchors and RoIs.
-        precision: Lightning Fabric's name: full, or bfloat16 mixed.
+        precision: Lightning Fabric's name: full, or mixed with bfloat16 or (on a GPU) float16.
         clip_norm: Largest norm of all gradients together; ``null`` for no clipping.
         load_from: Checkpoint (path or URL) that training starts from; what does not fit is left out and listed.
         eval_every: Epochs between evaluations; 0 for none. The last epoch is evaluated as well.
         checkpoint_every: Epochs between checkpoints. The last epoch is saved as well.
-        keep: How many of the latest checkpoints stay.
+        checkpoint_every_iters: Iterations between further checkpoints within an epoch; ``null`` for none.
+        keep: How many of the latest checkpoints stay, beside the best one.
         log_every: Iterations between lines of the log.
     """
 
     epochs: Count
     seed: CountOrZero = 0
-    precision: Literal["32-true", "bf16-mixed"] = "32-true"
+    precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"
     clip_norm: Positive | None = None
     load_from: str | None = None
     eval_every: CountOrZero = 1
     checkpoint_every: Count = 1
+    checkpoint_every_iters: Count | None = None
     keep: Count = 2
     log_every: Count = 50
 

@@ -21,7 +21,7 @@ from pydantic_core import ErrorDetails
 
 from dpipe.problems import KeyPath, Problem, shorten
 
-PLAIN = frozenset({bool, int, float, str, type(None), object, Path, list, tuple, dict, set, frozenset})
+PLAIN = frozenset({Any, bool, int, float, str, type(None), object, Path, list, tuple, dict, set, frozenset})
 SEQUENCES = frozenset({list, tuple, set, frozenset, Sequence, Collection, Iterable})
 MAPPINGS = frozenset({dict, Mapping})
 NAMES = {
@@ -133,6 +133,9 @@ def check_plain(value: Any, annotation: Any, path: KeyPath) -> list[Problem]:
 def explain(error: ErrorDetails) -> str:
     """One of pydantic's errors, in the words of this project."""
     message = error["msg"].replace("Input should be", "expected").replace("a valid ", "a ")
+    message = message.replace("expected greater", "expected a value greater").replace(
+        "expected less", "expected a value less"
+    )
     message = message.replace("a integer", "an integer").replace("a boolean", "true or false")
     message = message.replace("a dictionary", "a mapping").replace("an object", "a mapping")
     if not message.startswith("expected"):
@@ -150,7 +153,7 @@ def describe(annotation: Any) -> str:
     if origin is Literal:
         return " or ".join(repr(argument) for argument in arguments)
     if origin is tuple and arguments and arguments[-1] is not Ellipsis:
-        return f"[{', '.join(describe(argument) for argument in arguments)}]"
+        return f"[{', '.join(describe(argument).removeprefix('an ').removeprefix('a ') for argument in arguments)}]"
     if (origin or annotation) in SEQUENCES:
         return f"a list, each {describe(arguments[0])}" if arguments else "a list"
     if (origin or annotation) in MAPPINGS:

@@ -58,8 +58,7 @@ def check(registry: Registry, node: Any, path: KeyPath = (), supplied: Collectio
         elif takes_any:
             problems += _check_value(registry, value, Any, (*path, name), supplied)
         else:
-            free = [other for other in known if other not in node]
-            problems.append(Problem((*path, name), f"unknown argument of {node['type']}{nearest(name, free)}"))
+            problems.append(Problem((*path, name), f"unknown argument of {node['type']}{nearest(name, known)}"))
             problems += _check_value(registry, value, Any, (*path, name), supplied)
     missing = [name for name in _required(known) if name not in node and name not in supplied]
     problems += [

@@ -165,7 +165,7 @@ def _apply_override(tree: Located, override: str) -> Located:
         raise InputError(f"{override!r}: expected an override of the form key.path=value")
     value = parse_yaml(text, f"override {override!r}", lines=False)
     origin = Origin("command line", None)
-    return _set(tree, keys, 0, _at(value, origin), origin)
+    return _set(tree, keys, 0, _at(value, origin), tree)
 
 
 def _at(node: Located, origin: Origin) -> Located:
@@ -177,25 +177,43 @@ def _at(node: Located, origin: Origin) -> Located:
     return Located(node.value, origin)
 
 
-def _set(node: Located | None, keys: list[str], depth: int, value: Located, origin: Origin) -> Located:
+def _set(node: Located | None, keys: list[str], depth: int, value: Located, root: Located) -> Located:
     """A copy of ``node`` with ``value`` merged in at ``keys[depth:]``; mappings that are missing are made."""
     if depth == len(keys):
         return value if node is None else _merge(node, value)
     key, before = keys[depth], dotted(keys[:depth])
     if node is None or node.value is None:
-        node = Located({}, origin)
+        node = Located({}, value.origin)
+    node = _referenced(node, root)
     if isinstance(node.value, list):
         items = list(node.value)
         if not re.fullmatch(r"-?\d+", key) or not -len(items) <= int(key) < len(items):
             expected = f"{before} is a list of {len(items)}, expected an index into it"
             raise InputError(f"command line: {dotted(keys)}: {expected}, got {key!r}")
-        items[int(key)] = _set(items[int(key)], keys, depth + 1, value, origin)
+        items[int(key)] = _set(items[int(key)], keys, depth + 1, value, root)
         return Located(items, node.origin)
     if not isinstance(node.value, dict):
         raise InputError(f"command line: {dotted(keys)}: {before} is {node.value!r}, which has no keys ({node.origin})")
     mapping = dict(node.value)
-    mapping[key] = _set(mapping.get(key), keys, depth + 1, value, origin)
+    mapping[key] = _set(mapping.get(key), keys, depth + 1, value, root)
     return Located(mapping, node.origin)
+
+
+def _referenced(node: Located, root: Located) -> Located:
+    """What a node that is one ``${key.path}`` stands for, so that an override can change a part of it there alone."""
+    seen: set[str] = set()
+    while isinstance(node.value, str) and (match := re.fullmatch(r"\$\{([^${}:]+)\}", node.value)):
+        target: Located | None = root
+        for key in match[1].split("."):
+            members = target.value if target is not None else None
+            if isinstance(members, list):
+                members = {str(index): member for index, member in enumerate(members)}
+            target = members.get(key) if isinstance(members, dict) else None
+        if target is None or match[1] in seen:
+            return node
+        seen.add(match[1])
+        node = target
+    return node
 
 
 def _flatten(node: Located, path: KeyPath, origins: dict[KeyPath, Origin]) -> Any:

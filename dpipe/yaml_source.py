@@ -108,10 +108,10 @@ def parse_yaml(text: str, source: str, *, lines: bool = True) -> Located:
     Raises:
         InputError: With one line that names the source and the line.
     """
-    loader = _Loader(text)
     try:
         for event in yaml.parse(text, Loader=yaml.SafeLoader):
             _refuse(event, source, lines)
+        loader = _Loader(text)
         node = loader.get_single_node()
         if node is None:
             return Located(None, Origin(source, 1 if lines else None))
@@ -124,8 +124,6 @@ def parse_yaml(text: str, source: str, *, lines: bool = True) -> Located:
         raise InputError(f"{source}: not valid YAML: {str(error).splitlines()[0]}") from None
     except RecursionError:
         raise InputError(f"{source}: nested too deeply") from None
-    finally:
-        loader.dispose()
 
 
 def dump_yaml(value: Any) -> str:
