@@ -1,0 +1,85 @@
+"""A recipe's data sets as loaders."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from detect.config import Config, build_augment
+from detect.metrics import Kind
+from dpipe.coco import CocoIndex
+from dpipe.loader import DetectionLoader
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
+
+
+def train_index(config: Config) -> CocoIndex:
+    """Reads the training set; its classes are the recipe's, where the recipe names any."""
+    return CocoIndex.load(config.data.train.annotations, classes=config.data.classes)
+
+
+def val_index(config: Config, classes: Sequence[str] | None) -> CocoIndex:
+    """Reads the validation set.
+
+    Args:
+        config: The recipe.
+        classes: The names that its classes must have; ``None`` takes the recipe's.
+
+    Raises:
+        InputError: Among others, naming both lists, if the classes are others.
+    """
+    return CocoIndex.load(config.data.val.annotations, classes=config.data.classes if classes is None else classes)
+
+
+def train_loader(config: Config, index: CocoIndex, fabric: Fabric) -> DetectionLoader:
+    """This process's share of the training set: shuffled, augmented, the same number of batches for all."""
+    data = config.data
+    return DetectionLoader(
+        index,
+        data.train.images,
+        augment=build_augment(config, train=True),
+        batch_size=data.batch_size,
+        backend=data.backend,
+        device=str(fabric.device),
+        shuffle=True,
+        seed=config.train.seed,
+        rank=fabric.global_rank,
+        world_size=fabric.world_size,
+        repeat=data.train.repeat,
+        group_by_aspect=data.group_by_aspect,
+        filter_empty=data.train.filter_empty,
+        pad_last=True,
+        threads=data.threads,
+        prefetch=data.prefetch,
+        boxes_from=data.boxes_from,
+        min_size=data.min_size,
+    )
+
+
+def val_loader(config: Config, index: CocoIndex, fabric: Fabric) -> DetectionLoader:
+    """This process's share of the validation set: every image once over all processes."""
+    data = config.data
+    return DetectionLoader(
+        index,
+        data.val.images,
+        augment=build_augment(config, train=False),
+        batch_size=data.batch_size,
+        backend=data.backend,
+        device=str(fabric.device),
+        shuffle=False,
+        rank=fabric.global_rank,
+        world_size=fabric.world_size,
+        group_by_aspect=False,
+        pad_last=False,
+        threads=data.threads,
+        prefetch=data.prefetch,
+    )
+
+
+def kinds_for(index: CocoIndex, predicts_masks: bool) -> tuple[Kind, ...]:
+    """What can be evaluated: boxes, and masks where the model predicts them and every object in the data has one."""
+    all_masked = index.has_masks and bool((np.diff(index.polygons.instance_offsets) > 0).all())
+    return ("bbox", "segm") if predicts_masks and all_masked else ("bbox",)

@@ -1,0 +1,124 @@
+"""Evaluation of a model on a data set."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import orjson
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from torch import nn
+
+from detect.config import Config
+from detect.data import kinds_for, val_index, val_loader
+from detect.devices import Accelerator, launched_rank, make_fabric
+from detect.files import check_writable, write_whole
+from detect.metrics import CocoScores, Kind, coco_results, evaluate_coco
+from detect.trained import load_trained
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
+
+    from dpipe.loader import Batch
+
+
+def evaluate(
+    config: Config,
+    checkpoint: str | Path,
+    kinds: Sequence[Kind] = (),
+    *,
+    out: str | Path | None = None,
+    devices: int = 1,
+    accelerator: Accelerator = "auto",
+    console: Console | None = None,
+) -> list[CocoScores]:
+    """Evaluates a checkpoint on the recipe's validation set.
+
+    Args:
+        config: The recipe.
+        checkpoint: A ``.safetensors`` or ``.pth`` file, a checkpoint folder, or a work directory.
+        kinds: What is evaluated; by default ``bbox``, and ``segm`` where the model and the data set have masks.
+        out: Gets the detections in COCO's results format.
+        devices: GPUs, or processes on the CPU.
+        accelerator: ``auto`` takes GPUs where there are any.
+        console: Where a progress bar is shown, if it is a terminal.
+
+    Returns:
+        The scores in the order of ``kinds``; an empty list on all processes but the first.
+
+    Raises:
+        InputError: For a data set, a checkpoint, an image or a device that cannot be used, one line for each.
+    """
+    fabric = make_fabric(devices, accelerator, config.train.precision)
+    if out is not None and launched_rank() == 0:
+        check_writable(Path(out).parent)
+    index = val_index(config, None)
+    trained = load_trained(config, checkpoint, index.class_names)
+    fabric.launch()
+    model = fabric.to_device(trained.model)
+    category_ids = index.category_ids.tolist()
+    loader = val_loader(config, index, fabric)
+    with image_progress(len(index), console, fabric.is_global_zero) as on_images:
+        results = collect_results(model, loader, category_ids, fabric, on_images)
+    if not fabric.is_global_zero:
+        return []
+    if out is not None:
+        write_whole(Path(out), orjson.dumps(results))
+    predicts_masks = any("segmentation" in result for result in results)
+    return [evaluate_coco(index.path, results, kind) for kind in kinds or kinds_for(index, predicts_masks)]
+
+
+def collect_results(
+    model: nn.Module,
+    batches: Iterable[Batch],
+    category_ids: Sequence[int],
+    fabric: Fabric,
+    on_images: Callable[[int], None] = lambda count: None,
+) -> list[dict[str, Any]]:
+    """Runs a model over this process's share of a data set, and gathers the results of all processes.
+
+    Args:
+        model: In evaluation mode, on the device; not wrapped for distributed training, as shares can be unequally long.
+        batches: This process's batches.
+        category_ids: The JSON's id of each label.
+        fabric: Tells device, precision and processes.
+        on_images: Called after each batch with its number of images.
+
+    Returns:
+        The results ordered by image id, on process 0; an empty list on the others.
+    """
+    results: list[dict[str, Any]] = []
+    with torch.inference_mode():
+        for batch in batches:
+            batch = batch.to(fabric.device)
+            with fabric.autocast():
+                detections = model(batch.images, batch.targets)
+            for target, found in zip(batch.targets, detections, strict=True):
+                results += coco_results(found, int(target.image_id), category_ids)
+            on_images(len(batch.targets))
+    if fabric.world_size > 1:
+        shares: list[Any] | None = [None] * fabric.world_size if fabric.is_global_zero else None
+        torch.distributed.gather_object(results, shares)
+        results = [result for share in shares for result in share] if shares else []
+    # Stable, so the order within an image stays, and the number of processes makes no difference.
+    return sorted(results, key=lambda result: result["image_id"])
+
+
+@contextmanager
+def image_progress(total: int, console: Console | None, active: bool) -> Iterator[Callable[[int], None]]:
+    """A bar that counts images, on a terminal.
+
+    Yields:
+        A function that is told each number of further images.
+    """
+    if console is None or not console.is_terminal or not active:
+        yield lambda count: None
+        return
+    columns = TextColumn("images"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
+    with Progress(*columns, console=console, transient=True) as bar:
+        task = bar.add_task("images", total=total)
+        yield lambda count: bar.advance(task, count)

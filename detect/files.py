@@ -1,0 +1,38 @@
+"""Files that are there whole or not at all."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+
+from dpipe.errors import InputError
+
+
+def check_writable(folder: Path) -> None:
+    """Makes a folder and tries to write into it, before hours of work end in front of it.
+
+    Raises:
+        InputError: If that does not work.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=folder, prefix=".writable-"):
+            pass
+    except OSError as error:
+        raise InputError(f"{folder}: cannot be written: {error.strerror or error}") from None
+
+
+def write_whole(path: Path, content: bytes | str) -> None:
+    """Writes a file under a temporary name, flushes it to the disk and renames it."""
+    data = content.encode() if isinstance(content, str) else content
+    unfinished = path.with_name(f".{path.name}-{os.getpid()}")
+    try:
+        with unfinished.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        unfinished.replace(path)
+    except BaseException:
+        unfinished.unlink(missing_ok=True)
+        raise

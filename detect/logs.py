@@ -1,0 +1,196 @@
+"""What a run writes about itself: lines or a bar on the terminal, ``train.jsonl``, TensorBoard, its environment."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import math
+import os
+import platform
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console, RenderableType
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from detect.files import write_whole
+from detect.metrics import CocoScores
+
+LOG_NAME = "train.jsonl"
+PACKAGES = (
+    "dpipe-detect",
+    "torch",
+    "torchvision",
+    "lightning-fabric",
+    "nvidia-dali-cuda120",
+    "opencv-python-headless",
+    "numpy",
+    "pycocotools",
+    "hotcoco",
+    "safetensors",
+)
+
+
+class RunLog:
+    """Writes a run's log. On all processes but the first it does nothing.
+
+    Args:
+        work_dir: Gets ``train.jsonl`` and ``tensorboard/``.
+        first_iteration: Iterations done before; what an earlier run logged beyond them is dropped.
+        total: Iterations of the whole run.
+        active: Whether this is the first process.
+        console: Where lines and the bar go; standard output by default.
+    """
+
+    def __init__(
+        self, work_dir: Path, first_iteration: int, total: int, active: bool = True, console: Console | None = None
+    ) -> None:
+        self.console = console or Console(highlight=False, soft_wrap=True)
+        self.active = active
+        self.total = total
+        self.records: list[dict[str, Any]] = []
+        if not active:
+            return
+        from torch.utils.tensorboard import SummaryWriter
+
+        path = work_dir / LOG_NAME
+        self.records = [record for record in read_log(path) if record["iteration"] <= first_iteration]
+        write_whole(path, "".join(json.dumps(record) + "\n" for record in self.records) if first_iteration else "")
+        self._file = path.open("a", encoding="utf-8")
+        self._board = SummaryWriter(str(work_dir / "tensorboard"), purge_step=first_iteration or None)
+        self._bar = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TextColumn("eta {task.fields[eta]}"),
+            console=self.console,
+            transient=True,
+            disable=not self.console.is_terminal,
+        )
+        self._task = self._bar.add_task("training", total=total, completed=first_iteration, eta="?")
+
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        """Shows the bar, and closes the files at the end."""
+        if not self.active:
+            yield
+            return
+        try:
+            with self._bar:
+                yield
+        finally:
+            self._file.close()
+            self._board.close()
+
+    def say(self, *what: RenderableType) -> None:
+        """Prints lines or tables."""
+        if self.active:
+            self.console.print(*what)
+
+    def advance(self) -> None:
+        """Moves the bar by one iteration."""
+        if self.active:
+            self._bar.advance(self._task)
+
+    @contextmanager
+    def counting(self, images: int) -> Iterator[Callable[[int], None]]:
+        """Shows a second bar, of images.
+
+        Yields:
+            A function that is told each number of further images.
+        """
+        if not self.active:
+            yield lambda count: None
+            return
+        task = self._bar.add_task("evaluation", total=images, eta="")
+        try:
+            yield lambda count: self._bar.advance(task, count)
+        finally:
+            self._bar.remove_task(task)
+
+    def training(
+        self, epoch: int, epochs: int, iteration: int, lr: float, values: Mapping[str, float], data: float, step: float
+    ) -> None:
+        """Logs the mean of some iterations.
+
+        Args:
+            epoch: Number of the epoch, from 1.
+            epochs: Epochs of the run.
+            iteration: Iterations done.
+            lr: Learning rate of the last one.
+            values: Losses and other numbers by name, ``loss`` first.
+            data: Seconds an iteration waited for data.
+            step: Seconds an iteration took altogether.
+        """
+        if not self.active:
+            return
+        eta = str(timedelta(seconds=round(step * (self.total - iteration))))
+        times = {"data_time": round(data, 4), "iteration_time": round(step, 4)}
+        record = {"kind": "train", "epoch": epoch, "iteration": iteration, "lr": lr, **values, **times}
+        memory = ""
+        if torch.cuda.is_initialized():
+            record["memory_mib"] = torch.cuda.max_memory_allocated() >> 20
+            memory = f"  mem {record['memory_mib']} MiB"
+        self._write(record)
+        for name, value in values.items():
+            self._board.add_scalar(f"train/{name}", value, iteration)
+        self._board.add_scalar("train/lr", lr, iteration)
+        self._bar.update(self._task, description=f"epoch {epoch}/{epochs}", eta=eta)
+        numbers = "  ".join(f"{name} {value:.4f}" for name, value in values.items())
+        self.say(
+            f"epoch {epoch}/{epochs}  iter {iteration}/{self.total}  lr {lr:.3e}  {numbers}"
+            f"  data {data:.3f}s  time {step:.3f}s{memory}  eta {eta}"
+        )
+
+    def evaluation(self, epoch: int, iteration: int, all_scores: Sequence[CocoScores]) -> None:
+        """Logs the scores of an evaluation."""
+        if not self.active:
+            return
+        record: dict[str, Any] = {"kind": "evaluation", "epoch": epoch, "iteration": iteration}
+        for scores in all_scores:
+            per_class = {name: None if math.isnan(ap) else ap for name, ap in scores.per_class.items()}
+            record[scores.kind] = {**scores.metrics, "per_class": per_class}
+            for name, value in scores.metrics.items():
+                self._board.add_scalar(f"val/{scores.kind}_{name}", value, iteration)
+        self._write(record)
+
+    def evaluation_at(self, iteration: int) -> dict[str, Any] | None:
+        """The record of the evaluation after an iteration, if there was one."""
+        for record in self.records:
+            if record["kind"] == "evaluation" and record["iteration"] == iteration:
+                return record
+        return None
+
+    def _write(self, record: dict[str, Any]) -> None:
+        self._file.write(json.dumps(record) + "\n")
+        self._file.flush()
+
+
+def read_log(path: Path) -> list[dict[str, Any]]:
+    """The records of a ``train.jsonl``; a last line that a killed run did not finish is left out."""
+    if not path.exists():
+        return []
+    lines = path.read_bytes().split(b"\n")
+    return [json.loads(line) for line in lines[:-1]]  # behind the last line's end comes nothing, or half a line
+
+
+def environment() -> dict[str, Any]:
+    """Versions, machine and command of this run."""
+    installed = {found.metadata["Name"]: found.version for found in importlib.metadata.distributions()}
+    cuda = torch.cuda.is_available()
+    return {
+        "command": sys.argv,
+        "python": platform.python_version(),
+        "system": platform.platform(),
+        "cpus": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "cuda": torch.version.cuda if cuda else None,
+        "gpus": [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())] if cuda else [],
+        "packages": {name: installed.get(name) for name in PACKAGES},
+    }

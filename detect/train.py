@@ -1,0 +1,390 @@
+"""The training loop.
+
+A run is a function of its recipe: before each iteration PyTorch's generators are seeded with (seed, iteration,
+process), and the data is a function of (seed, epoch, batch, process). So a checkpoint needs no generator's state, and a
+run that was killed and resumed gives, on the CPU with the same number of threads, the same bits as one that was not.
+"""
+
+from __future__ import annotations
+
+import math
+import signal
+import time
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from rich.console import Console
+from torch import Tensor, nn
+
+from detect.config import Config, build_model
+from detect.control import TrainingInterruptedError, deterministic, iteration_seed, signals
+from detect.data import kinds_for, train_index, train_loader, val_index, val_loader
+from detect.devices import Accelerator, launched_rank, make_fabric
+from detect.evaluate import collect_results
+from detect.logs import RunLog
+from detect.metrics import class_table, evaluate_coco, score_table
+from detect.models.checkpoints import load_weights
+from detect.models.detectors import total_loss
+from detect.optim import WarmupSteps, sgd
+from detect.state import ModelInfo, checkpoint_folders, load_state, newest_intact, prune, save_checkpoint
+from detect.workdir import prepare_work_dir, write_setup
+from dpipe.errors import InputError
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
+
+    from dpipe.coco import CocoIndex
+    from dpipe.loader import Batch
+    from dpipe.target import Target
+
+GO_ON, STOP, FAILED = 0, 1, 2
+
+
+def train(
+    config: Config,
+    work_dir: str | Path,
+    *,
+    resume: bool = False,
+    devices: int = 1,
+    accelerator: Accelerator = "auto",
+    console: Console | None = None,
+) -> Path:
+    """Trains a recipe's model.
+
+    The work directory gets ``config.yaml`` (the resolved recipe), ``environment.json``, ``train.jsonl``,
+    ``tensorboard/`` and ``checkpoints/``.
+
+    Args:
+        config: The recipe.
+        work_dir: Where the run's files go.
+        resume: Go on from the newest intact checkpoint in the work directory; begin where there is none.
+        devices: GPUs, or processes on the CPU. Each further one runs this program's command again.
+        accelerator: ``auto`` takes GPUs where there are any.
+        console: Where the run tells how it goes; standard output by default.
+
+    Returns:
+        The last checkpoint's folder.
+
+    Raises:
+        InputError: For a mistake in what was given, told before training where it can be known then; and for a loss
+            that is not finite.
+        TrainingInterruptedError: After SIGINT or SIGTERM, when the iteration is done and saved.
+    """
+    work_dir = Path(work_dir)
+    fabric = make_fabric(devices, accelerator, config.train.precision)
+    if launched_rank() == 0:
+        prepare_work_dir(work_dir, resume)
+    training_data = train_index(config)
+    validation_data = val_index(config, training_data.class_names)
+    fabric.launch()
+    console = console or Console(highlight=False, soft_wrap=True)
+    with deterministic(fabric.device), signals() as received:
+        run = Run(config, work_dir, training_data, validation_data, fabric, received, resume, console)
+        with run.log.running():
+            return run.train()
+
+
+class Run:
+    """A training run, ready to begin or to go on.
+
+    Args:
+        config: The recipe.
+        work_dir: Exists and can be written.
+        training_data: The training set.
+        validation_data: The validation set, of the same classes.
+        fabric: Launched.
+        received: Gets the numbers of signals that ask the run to stop.
+        resume: Whether to go on from a checkpoint.
+        console: Where the run tells how it goes.
+
+    Attributes:
+        epoch: Epochs finished.
+        iteration: Iterations done.
+        best: The iteration and AP of the best evaluation so far.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        work_dir: Path,
+        training_data: CocoIndex,
+        validation_data: CocoIndex,
+        fabric: Fabric,
+        received: list[int],
+        resume: bool,
+        console: Console,
+    ) -> None:
+        self.config, self.fabric, self.received, self.validation_data = config, fabric, received, validation_data
+        self.checkpoints = work_dir / "checkpoints"
+        self.class_names = training_data.class_names
+        self.category_ids: list[int] = training_data.category_ids.tolist()
+        self.epoch = self.iteration = 0
+        self.mid_epoch = False
+        self.best: tuple[int, float] | None = None
+        notes: list[str] = []
+
+        checkpoint = self._checkpoint_to_resume(notes) if resume else None
+        if fabric.is_global_zero:
+            notes += write_setup(config, work_dir)
+        torch.manual_seed(config.train.seed)
+        self.model = build_model(config, len(self.class_names))
+        state = None if checkpoint is None else load_state(checkpoint, self.model)
+        if state is None and config.train.load_from is not None:
+            notes.append(load_weights(self.model, config.train.load_from).table())
+        optimizer = sgd(self.model, **config.optimizer.model_dump(exclude={"type"}))
+        self.step_module, self.optimizer = fabric.setup(LossStep(self.model), optimizer)
+        self.schedule = WarmupSteps(**config.schedule.model_dump())
+        self.loader = train_loader(config, training_data, fabric)
+        if state is not None:
+            self._load(state)
+            notes.append(f"resumed from {checkpoint}: epoch {self.epoch}, iteration {self.iteration}")
+
+        total = config.train.epochs * len(self.loader)
+        self.log = RunLog(work_dir, self.iteration, total, fabric.is_global_zero, console)
+        for note in notes:
+            self.log.say(note)
+
+    def train(self) -> Path:
+        """Trains to the end, and returns the last checkpoint."""
+        epochs, checkpoint_every = self.config.train.epochs, self.config.train.checkpoint_every
+        if not self.mid_epoch:
+            self.evaluate_if_due()  # a run that was killed between checkpoint and evaluation has not done it
+        while self.epoch < epochs:
+            self.train_epoch()
+            self.epoch += 1
+            self.mid_epoch = False
+            if self.epoch == epochs or self.epoch % checkpoint_every == 0:
+                self.save()
+            self.evaluate_if_due()
+        last = checkpoint_folders(self.checkpoints)[-1]
+        self.log.say(f"finished: {last}")
+        return last
+
+    def train_epoch(self) -> None:
+        """Trains to the end of the epoch."""
+        settings = self.config.train
+        self.step_module.train()
+        window: defaultdict[str, list[Tensor]] = defaultdict(list)
+        waited = 0.0
+        began = began_waiting = time.perf_counter()
+        for batch in self.batches():
+            waited += time.perf_counter() - began_waiting
+            self.mid_epoch = True
+            losses = self.step(batch)
+            for name, value in losses.items():
+                window[name].append(value.detach())
+            self.log.advance()
+            steps = len(window["loss"])
+            if self.iteration % settings.log_every == 0 or self.iteration == self.log.total:
+                means = self.means(window)
+                now = time.perf_counter()
+                lr = self.optimizer.param_groups[0]["lr"]
+                self.log.training(
+                    self.epoch + 1, settings.epochs, self.iteration, lr, means, waited / steps, (now - began) / steps
+                )
+                window.clear()
+                waited, began = 0.0, now
+            if self.stopping:
+                self.stop()
+            every = settings.checkpoint_every_iters
+            # At the end of the epoch comes the epoch's own checkpoint.
+            if every is not None and self.iteration % every == 0 and self.loader.sampler.position < len(self.loader):
+                self.save()
+            began_waiting = time.perf_counter()
+
+    def batches(self) -> Iterator[Batch]:
+        """The rest of the epoch's batches. A process that cannot go on tells the others before it fails."""
+        stream = iter(self.loader)
+        while True:
+            try:
+                batch = next(stream, None)
+            except InputError:
+                self.agree(FAILED)
+                raise
+            if batch is None:
+                return
+            yield batch
+
+    def step(self, batch: Batch) -> dict[str, Tensor]:
+        """One iteration.
+
+        Returns:
+            The losses by name, with their sum as ``loss`` first.
+
+        Raises:
+            InputError: If the loss is not finite, with the names of the images.
+        """
+        settings = self.config.train
+        torch.manual_seed(iteration_seed(settings.seed, self.iteration, self.fabric.global_rank))
+        factor = self.schedule.factor(self.iteration, self.epoch)
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.config.optimizer.lr * factor
+        losses = self.step_module(batch.images, Sealed(batch.targets))
+        loss = total_loss(losses)
+        finite = math.isfinite(loss.item())
+        self.stopping = self.agree(FAILED if not finite else STOP if self.received else GO_ON) == STOP
+        if not finite:
+            raise InputError(self._not_finite(losses, batch))
+        self.fabric.backward(loss)
+        if settings.clip_norm is not None:
+            self.fabric.clip_gradients(
+                self.step_module, self.optimizer, max_norm=settings.clip_norm, error_if_nonfinite=False
+            )
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        self.iteration += 1
+        return {"loss": loss, **losses}
+
+    def agree(self, own: int) -> int:
+        """Tells all processes of the worst that happened to one of them, so that none waits for another in vain.
+
+        Raises:
+            SystemExit: If another process failed; that one tells why.
+        """
+        if self.fabric.world_size == 1:
+            return own
+        worst = torch.tensor(own, device=self.fabric.device)
+        torch.distributed.all_reduce(worst, op=torch.distributed.ReduceOp.MAX)
+        if own != FAILED and worst == FAILED:
+            raise SystemExit(2)
+        return int(worst)
+
+    def means(self, window: dict[str, list[Tensor]]) -> dict[str, float]:
+        """The mean of each loss over iterations and processes."""
+        stacked = torch.stack([torch.stack(values).mean() for values in window.values()])
+        if self.fabric.world_size > 1:
+            stacked = self.fabric.all_reduce(stacked, reduce_op="mean")  # type: ignore[assignment]
+        return dict(zip(window, stacked.tolist(), strict=True))
+
+    def stop(self) -> None:
+        """Saves, and ends the run as a signal asked.
+
+        Raises:
+            TrainingInterruptedError: Always, on the first process; SystemExit on the others.
+        """
+        self.save()
+        where = f"after iteration {self.iteration} of {self.log.total}"
+        if not self.fabric.is_global_zero:
+            raise SystemExit(0)  # anything else makes the launcher kill the first process
+        raise TrainingInterruptedError(self.received[0] if self.received else signal.SIGTERM, where)
+
+    def save(self) -> None:
+        """Writes a checkpoint, on the first process, and removes those that are not kept.
+
+        Raises:
+            OSError: If it cannot be written, such as when the disk is full.
+        """
+        outcome: OSError | None = None
+        if self.fabric.is_global_zero:
+            state = {
+                "epoch": self.epoch,
+                "iteration": self.iteration,
+                "mid_epoch": self.mid_epoch,
+                "best": self.best,
+                "optimizer": self.optimizer.state_dict(),
+                "precision": self.fabric.strategy.precision.state_dict(),
+                "loader": self.loader.state_dict(),
+            }
+            recipe = self.config.to_yaml()
+            info = ModelInfo(self.class_names, tuple(self.category_ids), recipe, self.epoch, self.iteration)
+            try:
+                save_checkpoint(self.checkpoints, self.model, state, info)
+                prune(self.checkpoints, self.config.train.keep, self.best and self.best[0])
+            except OSError as error:
+                outcome = error
+        self.agree(FAILED if outcome else GO_ON)
+        if outcome:
+            raise outcome
+
+    def evaluate_if_due(self) -> None:
+        """Evaluates at the end of those epochs that the recipe says, unless the log has it."""
+        every, epochs = self.config.train.eval_every, self.config.train.epochs
+        if not every or not self.epoch or (self.epoch % every and self.epoch != epochs):
+            return
+        record = self.log.evaluation_at(self.iteration)
+        known = self.fabric.broadcast(None if record is None else record["bbox"]["AP"])
+        ap = self.evaluate() if known is None else known
+        if self.best is None or ap > self.best[1]:
+            self.best = (self.iteration, ap)
+
+    def evaluate(self) -> float:
+        """Evaluates on the validation set, and logs it.
+
+        Returns:
+            The AP of boxes.
+        """
+        loader = val_loader(self.config, self.validation_data, self.fabric)
+        self.model.eval()
+
+        def on_images(count: int) -> None:
+            count_images(count)
+            # Processes have unequal shares, so only a run of one process may leave its evaluation.
+            if self.received and self.fabric.world_size == 1:
+                self.stop()
+
+        with self.log.counting(len(self.validation_data)) as count_images:
+            results = collect_results(self.model, loader, self.category_ids, self.fabric, on_images)
+        loader.close()
+        ap = 0.0
+        if self.fabric.is_global_zero:
+            predicts_masks = any("segmentation" in result for result in results)
+            kinds = kinds_for(self.validation_data, predicts_masks)
+            all_scores = [evaluate_coco(self.validation_data.path, results, kind) for kind in kinds]
+            self.log.evaluation(self.epoch, self.iteration, all_scores)
+            self.log.say(
+                f"evaluation after epoch {self.epoch} of {self.config.train.epochs}, {len(results)} detections"
+            )
+            for scores in all_scores:
+                self.log.say(score_table(scores))
+            if self.epoch == self.config.train.epochs:
+                self.log.say(class_table(all_scores))
+            ap = all_scores[0].metrics["AP"]
+        return float(self.fabric.broadcast(ap))
+
+    def _checkpoint_to_resume(self, notes: list[str]) -> Path | None:
+        checkpoint, damaged = newest_intact(self.checkpoints) if self.fabric.is_global_zero else (None, [])
+        if damaged and checkpoint is None:
+            raise InputError(f"{damaged[0]}, and there is no other to go on from")
+        notes += damaged
+        if self.fabric.is_global_zero and checkpoint is None:
+            notes.append(f"{self.checkpoints}: no checkpoint yet, so training begins")
+        found: Path | None = self.fabric.broadcast(checkpoint)
+        return found
+
+    def _load(self, state: dict[str, Any]) -> None:
+        self.epoch, self.iteration, self.mid_epoch = state["epoch"], state["iteration"], state["mid_epoch"]
+        self.best = state["best"] and tuple(state["best"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.fabric.strategy.precision.load_state_dict(state["precision"])
+        self.loader.load_state_dict(state["loader"])
+
+    def _not_finite(self, losses: dict[str, Tensor], batch: Batch) -> str:
+        bad = [f"{name} is {value.item()}" for name, value in losses.items() if not math.isfinite(value.item())]
+        names = ", ".join(target.file_name for target in batch.targets)
+        return (
+            f"the loss is not finite at iteration {self.iteration + 1} (epoch {self.epoch + 1}): "
+            f"{', '.join(bad) or 'the sum'}, on the images {names}; "
+            "a lower optimizer.lr, a longer schedule.warmup_iters or train.clip_norm may help"
+        )
+
+
+class LossStep(nn.Module):
+    """The model as Fabric wraps it: takes sealed targets."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, images: Tensor, sealed: Sealed) -> Any:
+        """Returns the losses of a batch."""
+        return self.model(images, sealed.targets)
+
+
+class Sealed:
+    """Targets that Fabric and DDP pass through as they are; they would copy dataclasses and make float64 float32."""
+
+    def __init__(self, targets: Sequence[Target]) -> None:
+        self.targets = targets

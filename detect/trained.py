@@ -1,0 +1,139 @@
+"""Trained models: finding a checkpoint's weights, what they know of themselves, and loading them whole."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import orjson
+from safetensors import SafetensorError, safe_open
+from torch import nn
+
+from detect.config import Config, build_model
+from detect.models.checkpoints import load_weights
+from detect.models.unpickling import load_pth
+from detect.state import WEIGHTS, ModelInfo, newest_intact
+from dpipe.errors import InputError
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A model with its weights, in evaluation mode.
+
+    Attributes:
+        model: On the CPU.
+        class_names: Names of the labels 0..C-1.
+        category_ids: The data set's id of each label.
+    """
+
+    model: nn.Module
+    class_names: tuple[str, ...]
+    category_ids: tuple[int, ...]
+
+
+def find_weights(checkpoint: str | Path) -> Path:
+    """Finds the file of weights.
+
+    Args:
+        checkpoint: A ``.safetensors`` or ``.pth`` file, a checkpoint folder, or a work directory (its newest intact
+            checkpoint is taken).
+
+    Raises:
+        InputError: If there is none.
+    """
+    path = Path(checkpoint)
+    if path.is_file():
+        return path
+    if not path.exists():
+        raise InputError(f"{checkpoint}: no such checkpoint")
+    if (path / WEIGHTS).is_file():
+        return path / WEIGHTS
+    for folder in (path / "checkpoints", path):
+        newest, _ = newest_intact(folder)
+        if newest is not None:
+            return newest / WEIGHTS
+    raise InputError(f"{checkpoint}: holds no checkpoint ({WEIGHTS}, or a work directory's checkpoints)")
+
+
+def read_classes(weights: Path) -> tuple[tuple[str, ...] | None, tuple[int, ...] | None]:
+    """Reads the class names and category ids that a checkpoint knows.
+
+    Args:
+        weights: A ``.safetensors`` file, or a ``.pth`` file of OpenMMLab, which knows the names only.
+
+    Returns:
+        Names and ids; ``None`` for what the file does not tell.
+
+    Raises:
+        InputError: If the file cannot be read.
+    """
+    if weights.suffix == ".safetensors":
+        try:
+            with safe_open(weights, "pt") as file:
+                metadata = file.metadata() or {}
+        except (SafetensorError, OSError) as error:
+            raise InputError(f"{weights}: is not a safetensors file that can be read: {error}") from None
+        if "class_names" not in metadata:
+            return None, None
+        info = ModelInfo.from_metadata(metadata, weights)
+        return info.class_names, info.category_ids
+    content = load_pth(weights)
+    meta = content.get("meta") if isinstance(content, Mapping) else None
+    if not isinstance(meta, Mapping):
+        return None, None
+    names = meta.get("CLASSES") or (meta.get("dataset_meta") or {}).get("classes")  # versions 2 and 3
+    if isinstance(names, list | tuple) and all(isinstance(name, str) for name in names):
+        return tuple(names), None
+    return None, None
+
+
+def load_trained(config: Config, checkpoint: str | Path, data_classes: Sequence[str] | None = None) -> Trained:
+    """Builds the recipe's model with a checkpoint's weights.
+
+    The class names are the checkpoint's; where it has none, those of the data set, the recipe, or the validation JSON.
+
+    Args:
+        config: The recipe.
+        checkpoint: See :func:`find_weights`.
+        data_classes: The class names of the data set that is evaluated, if one is.
+
+    Raises:
+        InputError: If there is no such checkpoint, its weights do not fit the recipe's model, its classes are not the
+            data set's, or nothing tells the classes.
+    """
+    weights = find_weights(checkpoint)
+    names, ids = read_classes(weights)
+    if names is not None and data_classes is not None and tuple(data_classes) != names:
+        raise InputError(
+            f"{weights}: was trained on the classes {list(names)}, but the data set has {list(data_classes)}"
+        )
+    names = names or (None if data_classes is None else tuple(data_classes))
+    if names is None or ids is None:
+        names, ids = _from_recipe(config, names, weights)
+    model = build_model(config, len(names))
+    load_weights(model, weights, strict=True)
+    return Trained(model.eval(), names, ids)
+
+
+def _from_recipe(
+    config: Config, names: tuple[str, ...] | None, weights: Path
+) -> tuple[tuple[str, ...], tuple[int, ...]]:
+    """Class names and ids of a checkpoint that does not know both, from the recipe and the validation JSON."""
+    if names is None and config.data.classes is not None:
+        names = tuple(config.data.classes)
+    try:
+        categories = orjson.loads(Path(config.data.val.annotations).read_bytes())["categories"]
+        listed = {str(category["name"]): int(category["id"]) for category in categories}
+    except (OSError, ValueError, KeyError, TypeError):
+        listed = {}
+    if names is None:
+        names = tuple(listed)
+    if not names:
+        raise InputError(
+            f"{weights}: does not tell its class names, and neither does the recipe: "
+            "name them with data.classes, or have data.val.annotations point to the data set's JSON"
+        )
+    if all(name in listed for name in names):
+        return names, tuple(listed[name] for name in names)
+    return names, tuple(range(1, len(names) + 1))

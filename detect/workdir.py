@@ -1,0 +1,55 @@
+"""The folder that a training run writes into."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from detect.config import Config, load_config
+from detect.files import check_writable, write_whole
+from detect.logs import environment
+from detect.state import checkpoint_folders, remove_unfinished
+from dpipe.errors import InputError
+
+
+def prepare_work_dir(work_dir: Path, resume: bool) -> None:
+    """Makes the folders of a run.
+
+    Raises:
+        InputError: If they cannot be written, or hold another run's checkpoints and ``resume`` is off.
+    """
+    checkpoints = work_dir / "checkpoints"
+    if not resume and checkpoint_folders(checkpoints):
+        raise InputError(f"{work_dir}: has checkpoints of a run; go on with --resume, or give another --work-dir")
+    for folder in (work_dir, checkpoints):
+        check_writable(folder)
+
+
+def write_setup(config: Config, work_dir: Path) -> list[str]:
+    """Writes the resolved recipe and the environment of a run, and removes what a killed one had not finished.
+
+    Returns:
+        A line for each key in which the recipe differs from the one that was there.
+    """
+    path = work_dir / "config.yaml"
+    notes = []
+    if path.is_file():
+        before, now = _flatten(load_config(path).model_dump()), _flatten(config.model_dump())
+        changed = [key for key in before.keys() | now.keys() if before.get(key) != now.get(key)]
+        notes = [f"recipe: {key} was {before.get(key)}, now {now.get(key)}" for key in sorted(changed)]
+    write_whole(path, config.to_yaml())
+    write_whole(work_dir / "environment.json", json.dumps(environment(), indent=2) + "\n")
+    remove_unfinished(work_dir / "checkpoints")
+    return notes
+
+
+def _flatten(values: Any, prefix: str = "") -> dict[str, Any]:
+    """Nested mappings as one, with dotted keys."""
+    if not isinstance(values, dict):
+        return {prefix: values}
+    return {
+        key: value
+        for name, inner in values.items()
+        for key, value in _flatten(inner, f"{prefix}.{name}".strip(".")).items()
+    }
