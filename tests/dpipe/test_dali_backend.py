@@ -1,0 +1,313 @@
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from dpipe import geometry
+from dpipe.errors import BadSampleError, InputError
+from dpipe.plan import SamplePlan
+from dpipe.policy import (
+    Augment,
+    AutoAugment,
+    Brightness,
+    Color,
+    Contrast,
+    Equalize,
+    Normalize,
+    Pad,
+    RandomFlip,
+    Resize,
+    Rotate,
+    Shear,
+    Translate,
+)
+
+pytest.importorskip("nvidia.dali", reason="NVIDIA DALI is not installed")
+
+from dpipe.backends.base import padded_size
+from dpipe.backends.dali import DaliBackend
+from dpipe.backends.opencv import OpenCVBackend
+
+FILL = (124, 116, 104)
+IMAGENET = Normalize((123.675, 116.28, 103.53), (58.395, 57.12, 57.375))
+GEOMETRY = [
+    AutoAugment(
+        [
+            [Rotate(5, prob=0.5, img_fill_val=FILL)],
+            [Rotate(7, prob=1.0, img_fill_val=FILL), Translate(3, prob=0.5, img_fill_val=FILL)],
+            [Shear(5, prob=1.0, direction="vertical")],
+        ]
+    ),
+    Resize(((640, 200), (640, 260))),
+    RandomFlip(0.5),
+]
+
+DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)]
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """Eleven PNGs of several sizes: blurred noise, so that every interpolation matters and every shift shows."""
+    root = tmp_path_factory.mktemp("pictures")
+    rng = np.random.default_rng(0)
+    sizes = [(120, 160), (160, 120), (97, 201), (64, 64), (131, 77)]
+    paths = []
+    for number in range(11):
+        height, width = sizes[number % len(sizes)]
+        noise = rng.integers(0, 256, (height, width, 3)).astype(np.uint8)
+        path = root / f"bild {number} é.png"
+        Image.fromarray(cv2.GaussianBlur(noise, (5, 5), 1.5)).save(path)
+        paths.append(path)
+    return paths
+
+
+def draw(paths: Sequence[Path], augment: Augment, epoch: int = 0) -> list[SamplePlan]:
+    plans = []
+    for number, path in enumerate(paths):
+        with Image.open(path) as image:
+            width, height = image.size
+        plans.append(augment.draw((height, width), seed=3, epoch=epoch, sample=number))
+    return plans
+
+
+def split(plans: Sequence[SamplePlan], size: int) -> list[Sequence[SamplePlan]]:
+    return [plans[start : start + size] for start in range(0, len(plans), size)]
+
+
+def grey_levels_apart(ours: torch.Tensor, reference: torch.Tensor, augment: Augment) -> torch.Tensor:
+    """Absolute difference in grey levels, (N, 3, H, W), whether normalised or not."""
+    scale = 1.0 if augment.normalize is None else torch.tensor(augment.normalize.std)[:, None, None]
+    return (ours.cpu().float() - reference.float()).abs() * scale
+
+
+def compare(paths: Sequence[Path], transforms: list, batch_size: int, device: str, epochs: int = 1) -> torch.Tensor:
+    """Runs both backends; returns how many grey levels apart all their pixels are."""
+    augment = Augment(transforms)
+    reference = OpenCVBackend(paths, augment)
+    backend = DaliBackend(paths, augment, device=device, max_batch_size=batch_size)
+    apart = []
+    for epoch in range(epochs):
+        batches = split(draw(paths, augment, epoch), batch_size)
+        made = list(backend.stream(batches))
+        expected = list(reference.stream(batches))
+        assert len(made) == len(expected) == len(batches)
+        for plans, images, reference_images in zip(batches, made, expected, strict=True):
+            assert images.shape == (len(plans), 3, *padded_size(plans, augment.size_divisor))
+            assert images.dtype == reference_images.dtype
+            assert images.device.type == device
+            assert images.is_contiguous(memory_format=torch.channels_last)
+            apart.append(grey_levels_apart(images, reference_images, augment).flatten())
+    return torch.cat(apart)
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("batch_size", [1, 4])
+def test_geometry_is_opencvs_within_rounding(pictures: list[Path], device: str, batch_size: int) -> None:
+    # Ragged sizes, a last batch of three, two epochs, normalised and padded.
+    apart = compare(pictures, [*GEOMETRY, IMAGENET, Pad(32)], batch_size, device, epochs=2)
+    assert apart.max() < 1.001
+    assert apart.mean() < 0.1
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_pixels_stay_uint8_without_normalize_and_caffe_order_is_bgr(pictures: list[Path], device: str) -> None:
+    assert compare(pictures[:4], [RandomFlip(0.5)], 4, device).max() == 0
+    caffe = Normalize((103.53, 116.28, 123.675), (1.0, 2.0, 3.0), bgr=True)
+    assert compare(pictures[:4], [RandomFlip(0.5), caffe, Pad(32)], 4, device).max() < 1e-4
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize(
+    "operations",
+    [
+        [Color(9, prob=1.0)],
+        [Color(0, prob=1.0)],
+        [Brightness(8, prob=1.0)],
+        [Contrast(9, prob=1.0)],
+        [Contrast(1, prob=1.0)],
+        [Equalize(prob=1.0)],
+        [AutoAugment([[Color(7, prob=0.7), Contrast(2, prob=0.7), Brightness(8, prob=0.7)], [Equalize(prob=0.5)], []])],
+    ],
+    ids=["color", "grey", "brightness", "contrast", "flat", "equalize", "policies"],
+)
+def test_photometric_operations_are_opencvs(tmp_path: Path, operations: list, device: str) -> None:
+    rng = np.random.default_rng(5)
+    paths = []
+    for number in range(6):
+        # Smooth, with a bias of colour and large even areas, as photographs have.
+        image = cv2.resize(
+            rng.integers(0, 256, (9, 12, 3)).astype(np.float32), (400, 300), interpolation=cv2.INTER_CUBIC
+        )
+        image = np.clip(image * (0.5, 0.9, 1.2) + 10, 0, 255).astype(np.uint8)
+        image[200:, :150] = 40 * number
+        paths.append(tmp_path / f"{number}.png")
+        Image.fromarray(image).save(paths[-1])
+    apart = compare(paths, operations, 4, device)
+    assert (apart > 2).float().mean() < 0.001
+
+
+@pytest.mark.realdata
+@pytest.mark.parametrize("device", DEVICES)
+def test_photographs_come_out_alike(data_root: Path, device: str) -> None:
+    paths = sorted((data_root / "coco_mini" / "val").glob("*.jpg"))[:12]
+    paths += sorted((data_root / "pennfudan_voc" / "VOC2012" / "JPEGImages").glob("*.jpg"))[:4]
+    paths += sorted((data_root / "coco_streets" / "leftImg8bit").glob("*/*/*.png"))[:4]
+    assert len(paths) == 20
+    apart = compare(paths, [*GEOMETRY, IMAGENET, Pad(32)], 4, device)
+    # On the CPU both decode JPEG by the same arithmetic; a GPU's differs by a few levels at sharp edges of colour.
+    assert apart.mean() < (0.1 if device == "cpu" else 1.0)
+    assert (apart > 2.001).float().mean() < (1e-6 if device == "cpu" else 0.02)
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_batches_stay_valid_while_the_pipeline_goes_on(pictures: list[Path], device: str) -> None:
+    augment = Augment([*GEOMETRY, IMAGENET])
+    backend = DaliBackend(pictures, augment, device=device, max_batch_size=2)
+    held, copies = [], []
+    for epoch in range(3):
+        for images in backend.stream(split(draw(pictures, augment, epoch), 2)):
+            held.append(images)
+            copies.append(images.clone())
+    backend.close()
+    del backend
+    for images, copy in zip(held, copies, strict=True):
+        assert torch.equal(images, copy)
+
+
+@pytest.mark.parametrize("prefetch", [0, 1, 3])
+def test_it_reads_ahead_as_far_as_it_was_told(pictures: list[Path], prefetch: int) -> None:
+    augment = Augment([Resize((64, 48))])
+    plans = draw(pictures, augment)
+    pulled = 0
+
+    def batches():
+        nonlocal pulled
+        for plan in plans:
+            pulled += 1
+            yield [plan]
+
+    backend = DaliBackend(pictures, augment, prefetch=prefetch)
+    for handed_out, _ in enumerate(backend.stream(batches()), start=1):
+        assert pulled == min(handed_out + prefetch, len(plans))
+    assert handed_out == len(plans)
+
+
+def test_a_new_stream_ends_the_one_before(pictures: list[Path]) -> None:
+    augment = Augment([Resize((64, 48))])
+    batches = split(draw(pictures, augment), 2)
+    backend = DaliBackend(pictures, augment, max_batch_size=2)
+    expected = list(backend.stream(batches))
+    abandoned = backend.stream(batches)
+    next(abandoned)
+    stream = backend.stream(batches)
+    assert torch.equal(next(stream), expected[0])
+    assert next(abandoned, None) is None
+    assert all(torch.equal(images, wanted) for images, wanted in zip(stream, expected[1:], strict=True))
+    stream = backend.stream(batches)
+    next(stream)
+    backend.close()
+    assert next(stream, None) is None
+    assert len(list(backend.stream(batches))) == len(batches)
+
+
+def test_operations_that_first_appear_late_are_not_lost(pictures: list[Path]) -> None:
+    # The graph grows by photometric steps as plans ask for them.
+    augment = Augment([])
+    sizes = [plan.source_size for plan in draw(pictures, augment)]
+    chains = [(), (), (("color", 0.5),), (), (("contrast", 1.5), ("color", 0.2), ("brightness", 0.8)), ()]
+    plans = [
+        SamplePlan(number, number, 0, size, size, geometry.identity(), photometric=chain)
+        for number, (size, chain) in enumerate(zip(sizes, chains, strict=False))
+    ]
+    backend = DaliBackend(pictures, augment)
+    made = list(backend.stream([[plan] for plan in plans]))
+    expected = list(OpenCVBackend(pictures, augment).stream([[plan] for plan in plans]))
+    for images, reference in zip(made, expected, strict=True):
+        assert (images.int() - reference.int()).abs().max() <= 2
+
+
+def spoil(path: Path, data: bytes) -> Path:
+    path.write_bytes(data)
+    return path
+
+
+def jpeg(path: Path, size: tuple[int, int] = (80, 60), **options: object) -> Path:
+    rng = np.random.default_rng(1)
+    Image.fromarray(rng.integers(0, 256, (size[1], size[0], 3)).astype(np.uint8)).save(path, **options)
+    return path
+
+
+BAD_FILES: dict[str, tuple[Callable[[Path], Path], str]] = {
+    "missing": (lambda root: root / "gone.jpg", "no such image file"),
+    "empty": (lambda root: spoil(root / "empty.png", b""), "empty"),
+    "text": (lambda root: spoil(root / "text.jpg", b"hello, world"), "no image in a known format"),
+    "truncated JPEG": (lambda root: spoil(root / "half.jpg", jpeg(root / "a.jpg").read_bytes()[:-500]), "truncated"),
+    "truncated PNG": (lambda root: spoil(root / "half.png", jpeg(root / "a.png").read_bytes()[:-500]), "truncated"),
+    "other size": (lambda root: jpeg(root / "small.jpg", (60, 40)), "60x40 pixels, the annotations say 80x60"),
+}
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("kind", BAD_FILES)
+def test_a_bad_file_is_named_at_its_batch(tmp_path: Path, kind: str, device: str) -> None:
+    make, reason = BAD_FILES[kind]
+    good = jpeg(tmp_path / "good.jpg")
+    paths = [good, make(tmp_path), good]
+    augment = Augment([Resize((64, 48))])
+    plans = [augment.draw((60, 80), seed=0, epoch=0, sample=sample, image=sample % 3) for sample in (0, 3, 2, 4, 5)]
+    backend = DaliBackend(paths, augment, device=device, max_batch_size=2)
+    stream = backend.stream([plans[:1], plans[1:2], plans[2:4], plans[4:]])
+    next(stream)
+    next(stream)
+    with pytest.raises(BadSampleError, match=reason) as caught:
+        next(stream)
+    assert caught.value.path == paths[1]
+    assert caught.value.sample == 4
+    assert "\n" not in str(caught.value)
+    # The backend is not spoilt by it.
+    assert len(list(backend.stream([plans[:1], plans[4:]]))) == 2
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("orientation", [1, 3, 5, 6, 7, 8])
+def test_exif_orientation_is_applied_only_where_the_annotations_want_it(
+    tmp_path: Path, orientation: int, device: str
+) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    paths = [jpeg(tmp_path / "camera.jpg", (80, 48), exif=exif, quality=95, subsampling=0)] * 2
+    augment = Augment([RandomFlip(1.0)])
+    turned = orientation >= 5
+    sizes = [(48, 80), (80, 48) if turned else (48, 80)]
+    plans = [augment.draw(size, seed=0, epoch=0, sample=number) for number, size in enumerate(sizes)]
+    (made,) = DaliBackend(paths, augment, device=device, max_batch_size=2).stream([plans])
+    (expected,) = OpenCVBackend(paths, augment).stream([plans])
+    assert (made.cpu().int() - expected.int()).abs().max() <= (0 if device == "cpu" else 4)
+
+
+def test_errors_of_the_plans_come_through_in_turn(pictures: list[Path]) -> None:
+    augment = Augment([])
+    plans = draw(pictures, augment)
+
+    def batches():
+        yield plans[:1]
+        raise InputError("out of plans")
+
+    stream = DaliBackend(pictures, augment).stream(batches())
+    next(stream)
+    with pytest.raises(InputError, match="out of plans"):
+        next(stream)
+
+
+def test_missing_dali_is_told(pictures: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    augment = Augment([])
+    monkeypatch.setitem(sys.modules, "nvidia.dali", None)
+    with pytest.raises(InputError, match="install nvidia-dali-cuda120"):
+        DaliBackend(pictures, augment)
