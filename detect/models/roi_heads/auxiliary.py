@@ -9,15 +9,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, cast
 
-import torch
 from torch import Tensor, nn
 
 from detect.models.assign import Samples
 from detect.models.boxes import boxes_to_rois
 from detect.models.interfaces import BBoxHead, MaskHead
+from detect.models.masks import mask_targets
 from detect.models.roi_extractors import extract_all_levels
 from detect.models.roi_heads.boxes import box_losses
-from detect.models.roi_heads.masks import mask_loss, positive_rois
+from detect.models.roi_heads.masks import mask_loss, positive_labels, positive_rois
 from detect.registry import MODELS
 
 if TYPE_CHECKING:
@@ -39,7 +39,8 @@ class AuxiliaryHead(nn.Module):
         loss_weight: What all its losses are multiplied by.
         bbox_size: S, side of the RoI features of the bbox head.
         mask_size: s, side of the RoI features of the mask head.
-        sampling_ratio: Samples per cell and axis of RoIAlign; 0 adapts their number to the RoI's size.
+        sampling_ratio: Samples per cell and axis of RoIAlign, the authors' 2; 0 adapts their number to the size, which makes
+            large RoIs on fine levels slow.
     """
 
     def __init__(
@@ -50,7 +51,7 @@ class AuxiliaryHead(nn.Module):
         loss_weight: float = 0.25,
         bbox_size: int = 7,
         mask_size: int = 14,
-        sampling_ratio: int = 0,
+        sampling_ratio: int = 2,
     ) -> None:
         super().__init__()
         # Not named `strides`: that attribute would announce levels to the parts of a recipe that follow.
@@ -72,25 +73,18 @@ class AuxiliaryHead(nn.Module):
             samples: N images' samples, from the RoI head.
             targets: N targets.
         """
+        # The levels are so many more images of the same RoIs: their mean times their number is their sum.
+        repeated = list(samples) * len(laterals)
+        weight = self.loss_weight * len(laterals)
         head = cast(BBoxHead, self.bbox_head)
-        rois = boxes_to_rois([sample.boxes for sample in samples])
-        logits, deltas = head(self._extract(laterals, rois, self.bbox_size))
-        levels = [
-            box_losses(head, level_logits, level_deltas, samples)
-            for level_logits, level_deltas in zip(logits.split(len(rois)), deltas.split(len(rois)), strict=True)
-        ]
-        losses = {
-            "loss_aux_cls": self.loss_weight * torch.stack([level["loss_cls"] for level in levels]).sum(),
-            "loss_aux_bbox": self.loss_weight * torch.stack([level["loss_bbox"] for level in levels]).sum(),
-        }
+        logits, deltas = head(self._extract(laterals, boxes_to_rois([s.boxes for s in samples]), self.bbox_size))
+        box = box_losses(head, logits, deltas, repeated)
+        losses = {"loss_aux_cls": weight * box["loss_cls"], "loss_aux_bbox": weight * box["loss_bbox"]}
         if self.mask_head is not None:
-            rois = positive_rois(samples)
-            mask_logits = self.mask_head(self._extract(laterals, rois, self.mask_size))
-            mask_losses = [
-                mask_loss(cast(MaskHead, self.mask_head), level, samples, targets)
-                for level in mask_logits.split(len(rois))
-            ]
-            losses["loss_aux_mask"] = self.loss_weight * torch.stack(mask_losses).sum()
+            mask_logits = self.mask_head(self._extract(laterals, positive_rois(samples), self.mask_size))
+            gt_masks = mask_targets(samples, targets, mask_logits.shape[-1]).repeat(len(laterals), 1, 1)
+            mask_head = cast(MaskHead, self.mask_head)
+            losses["loss_aux_mask"] = weight * mask_loss(mask_head, mask_logits, positive_labels(repeated), gt_masks)
         return losses
 
     def _extract(self, laterals: Sequence[Tensor], rois: Tensor, size: int) -> Tensor:

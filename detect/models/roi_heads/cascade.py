@@ -16,8 +16,9 @@ from detect.models.assign import MaxIoUAssigner, RandomSampler, Samples, sample_
 from detect.models.boxes import boxes_to_rois, image_bounds
 from detect.models.detections import Detections
 from detect.models.interfaces import BBoxHead, MaskHead
+from detect.models.masks import mask_targets
 from detect.models.roi_heads.boxes import box_losses, detect_boxes, refine_rois, roi_labels
-from detect.models.roi_heads.masks import mask_loss, positive_rois, predict_masks, with_masks
+from detect.models.roi_heads.masks import mask_loss, positive_labels, positive_rois, predict_masks, with_masks
 from detect.registry import MODELS
 from dpipe.errors import InputError
 
@@ -96,16 +97,17 @@ class CascadeRoIHead(nn.Module):
         what is left anew for the next.
         """
         losses: dict[str, Tensor] = {}
-        bounds = image_bounds(targets, like=features[0].float())
+        bounds = image_bounds(targets, like=samples[0].boxes)
         for stage, weight in enumerate(self.stage_loss_weights):
             head = self._stage(stage)
             rois = boxes_to_rois([sample.boxes for sample in samples])
             logits, deltas = head(self.bbox_roi_extractor(features, rois))
             stage_losses = box_losses(head, logits, deltas, samples)
             if self.mask_head is not None and self.mask_roi_extractor is not None:
-                mask_head = self.mask_head[stage]
+                mask_head = cast(MaskHead, self.mask_head[stage])
                 mask_logits = mask_head(self.mask_roi_extractor(features, positive_rois(samples)))
-                stage_losses["loss_mask"] = mask_loss(cast(MaskHead, mask_head), mask_logits, samples, targets)
+                gt_masks = mask_targets(samples, targets, mask_logits.shape[-1])
+                stage_losses["loss_mask"] = mask_loss(mask_head, mask_logits, positive_labels(samples), gt_masks)
             for name, value in stage_losses.items():
                 losses[f"s{stage}.{name}"] = value * weight if "loss" in name else value
             if stage + 1 < len(self.bbox_head):

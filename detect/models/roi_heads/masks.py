@@ -17,7 +17,7 @@ from detect.models.assign import Samples
 from detect.models.boxes import boxes_to_rois
 from detect.models.detections import Detections, to_original
 from detect.models.interfaces import MaskHead
-from detect.models.masks import encode_masks, mask_targets
+from detect.models.masks import encode_masks
 
 if TYPE_CHECKING:
     from dpipe.target import Target
@@ -33,19 +33,22 @@ def own_class(logits: Tensor, labels: Tensor) -> Tensor:
     return logits[torch.arange(len(labels), device=labels.device), labels]
 
 
-def mask_loss(head: MaskHead, logits: Tensor, samples: Sequence[Samples], targets: Sequence[Target]) -> Tensor:
+def positive_labels(samples: Sequence[Samples]) -> Tensor:
+    """(P,) int64: classes of the RoIs that masks are trained on."""
+    return torch.cat([sample.gt_labels for sample in samples])
+
+
+def mask_loss(head: MaskHead, logits: Tensor, labels: Tensor, gt_masks: Tensor) -> Tensor:
     """Mean over positives and pixels; without positives 0, which still depends on the prediction.
 
     Args:
         head: The mask head, for its loss.
         logits: (P, K, S, S).
-        samples: N images' samples.
-        targets: N targets with masks.
+        labels: (P,).
+        gt_masks: (P, S, S) of 0 and 1.
     """
-    gt_masks = mask_targets(samples, targets, logits.shape[-1])
     if len(logits) == 0:
         return logits.sum()
-    labels = torch.cat([sample.gt_labels for sample in samples])
     return head.loss_mask(own_class(logits, labels), gt_masks)
 
 
