@@ -1,0 +1,132 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from dpipe.decode import EXIF_ORIENTATION, check_image, decode_image
+from dpipe.errors import BadSampleError, InputError
+
+HEIGHT, WIDTH = 24, 40
+
+
+@pytest.fixture
+def pixels() -> np.ndarray:
+    """Red grows to the right, green downwards."""
+    image = np.zeros((HEIGHT, WIDTH, 3), np.uint8)
+    image[..., 0] = np.linspace(0, 255, WIDTH)[None]
+    image[..., 1] = np.linspace(0, 255, HEIGHT)[:, None]
+    return image
+
+
+def save(image: np.ndarray, path: Path, orientation: int | None = None) -> Path:
+    exif = Image.Exif()
+    if orientation is not None:
+        exif[EXIF_ORIENTATION] = orientation
+    Image.fromarray(image).save(path, exif=exif, **({"quality": 95} if path.suffix == ".jpg" else {}))
+    return path
+
+
+def assert_bad(path: Path, reason: str, size: tuple[int, int] = (HEIGHT, WIDTH)) -> None:
+    """Both ways to look at a file refuse it, with one line that names the file and the sample."""
+    for look in (decode_image, check_image):
+        with pytest.raises(BadSampleError, match=reason) as caught:
+            look(path, size, 17)
+        assert (caught.value.path, caught.value.sample) == (path, 17)
+        assert str(path) in str(caught.value)
+        assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("suffix", [".png", ".jpg", ".webp", ".bmp"])
+def test_images_are_rgb(tmp_path: Path, pixels: np.ndarray, suffix: str) -> None:
+    path = save(pixels, tmp_path / f"a{suffix}")
+    image = decode_image(path, (HEIGHT, WIDTH))
+    assert image.dtype == np.uint8
+    assert np.abs(image.astype(int) - pixels).mean() < (6 if suffix in (".jpg", ".webp") else 1e-9)
+    assert check_image(path, (HEIGHT, WIDTH)) == 1
+
+
+@pytest.mark.parametrize("mode", ["L", "RGBA", "P", "I;16"])
+def test_other_pixel_formats_become_rgb(tmp_path: Path, pixels: np.ndarray, mode: str) -> None:
+    path = tmp_path / "a.png"
+    if mode == "I;16":
+        Image.fromarray(pixels[..., 0].astype(np.uint16) * 257).save(path)
+    else:
+        Image.fromarray(pixels).convert(mode).save(path)
+    image = decode_image(path, (HEIGHT, WIDTH))
+    assert image.shape == (HEIGHT, WIDTH, 3)
+    assert image.dtype == np.uint8
+    if mode == "I;16":
+        np.testing.assert_array_equal(image[..., 1], pixels[..., 0])
+
+
+@pytest.mark.parametrize("orientation", [5, 6, 7, 8])
+def test_exif_turns_an_image_when_that_gives_the_size_of_the_index(
+    tmp_path: Path, pixels: np.ndarray, orientation: int
+) -> None:
+    path = save(pixels, tmp_path / "a.jpg", orientation)
+    turned = {
+        5: pixels.transpose(1, 0, 2),
+        6: np.rot90(pixels, -1),
+        7: np.rot90(pixels.transpose(1, 0, 2), 2),
+        8: np.rot90(pixels),
+    }[orientation]
+    image = decode_image(path, (WIDTH, HEIGHT))
+    assert np.abs(image.astype(int) - turned).mean() < 6
+    assert check_image(path, (WIDTH, HEIGHT)) == orientation
+
+
+@pytest.mark.parametrize("orientation", [2, 3, 4, 6])
+def test_exif_is_ignored_when_the_stored_size_is_that_of_the_index(
+    tmp_path: Path, pixels: np.ndarray, orientation: int
+) -> None:
+    path = save(pixels, tmp_path / "a.jpg", orientation)
+    assert np.abs(decode_image(path, (HEIGHT, WIDTH)).astype(int) - pixels).mean() < 6
+    assert check_image(path, (HEIGHT, WIDTH)) == 1
+
+
+def test_another_size_is_a_bad_sample(tmp_path: Path, pixels: np.ndarray) -> None:
+    assert_bad(save(pixels, tmp_path / "a.png"), "it is 40x24 pixels, the annotations say 41x24", (24, 41))
+    # Turned by 90 degrees, but no EXIF says so; turned upside down, which changes no size.
+    assert_bad(save(pixels, tmp_path / "b.jpg"), "it is 40x24 pixels, the annotations say 24x40", (40, 24))
+    assert_bad(save(pixels, tmp_path / "c.jpg", 3), "it is 40x24 pixels, the annotations say 24x40", (40, 24))
+
+
+@pytest.mark.parametrize("suffix", [".png", ".jpg", ".webp"])
+@pytest.mark.parametrize("share", [0.5, 0.98])
+def test_truncated_files(tmp_path: Path, suffix: str, share: float) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (HEIGHT, WIDTH, 3)).astype(np.uint8)
+    path = save(noise, tmp_path / f"a{suffix}")
+    data = path.read_bytes()
+    path.write_bytes(data[: int(len(data) * share)])
+    assert_bad(path, "truncated")
+
+
+def test_the_end_marker_of_a_thumbnail_is_not_that_of_the_image(tmp_path: Path, pixels: np.ndarray) -> None:
+    data = save(pixels, tmp_path / "a.jpg").read_bytes()
+    thumbnail = b"\xff\xd8 a small picture \xff\xd9"
+    segment = b"\xff\xe1" + (len(thumbnail) + 2).to_bytes(2, "big") + thumbnail
+    path = tmp_path / "b.jpg"
+    path.write_bytes(data[:2] + segment + data[2:])
+    assert decode_image(path, (HEIGHT, WIDTH)).shape == (HEIGHT, WIDTH, 3)
+    path.write_bytes(data[:2] + segment + data[2:-20])
+    assert_bad(path, "truncated JPEG")
+
+
+def test_what_follows_the_end_of_an_image_does_no_harm(tmp_path: Path, pixels: np.ndarray) -> None:
+    for suffix in (".jpg", ".png"):
+        path = save(pixels, tmp_path / f"a{suffix}")
+        path.write_bytes(path.read_bytes() + b"\0" * 1000)
+        assert decode_image(path, (HEIGHT, WIDTH)).shape == (HEIGHT, WIDTH, 3)
+        assert check_image(path, (HEIGHT, WIDTH)) == 1
+
+
+def test_files_that_are_no_images(tmp_path: Path) -> None:
+    assert_bad(tmp_path / "missing.jpg", "no such image file")
+    assert_bad(tmp_path, "cannot be read: Is a directory")
+    empty, text = tmp_path / "empty.jpg", tmp_path / "text.jpg"
+    empty.touch()
+    text.write_text("<html>404</html>")
+    assert_bad(empty, "the file is empty")
+    assert_bad(text, "no image in a known format")
+    assert issubclass(BadSampleError, InputError)

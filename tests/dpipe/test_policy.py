@@ -1,0 +1,273 @@
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from dpipe import geometry
+from dpipe.errors import InputError
+from dpipe.plan import SamplePlan
+from dpipe.policy import (
+    Augment,
+    AutoAugment,
+    Brightness,
+    Color,
+    Contrast,
+    Equalize,
+    Normalize,
+    Operation,
+    Pad,
+    RandomFlip,
+    Resize,
+    Rotate,
+    Shear,
+    Translate,
+)
+from dpipe.registry import TRANSFORMS
+
+SIZE = (100, 200)  # height, width
+DRAWS = 3000
+
+
+def draw(*operations: Operation, sample: int = 0, size: tuple[int, int] = SIZE) -> SamplePlan:
+    return Augment(operations).draw(size, seed=0, epoch=0, sample=sample)
+
+
+def share(happened: list[bool]) -> float:
+    return sum(happened) / len(happened)
+
+
+@pytest.mark.parametrize("level", [0, 2.5, 7, 10])
+def test_rotate_turns_about_the_middle_by_its_level(level: float) -> None:
+    operation = Rotate(level, prob=1, random_negative_prob=0, scale=1.5, img_fill_val=(1, 2, 3))
+    plan = draw(operation)
+    angle = math.radians(level / 10 * 30)
+    cos, sin = 1.5 * math.cos(angle), 1.5 * math.sin(angle)
+    np.testing.assert_allclose(plan.matrix[:, :2], [[cos, -sin], [sin, cos]])
+    np.testing.assert_allclose(geometry.transform_points([[100, 50]], plan.matrix), [[100, 50]])
+    assert plan.size == SIZE
+    assert plan.fill == (1, 2, 3)
+    opposite = draw(replace(operation, random_negative_prob=1))
+    np.testing.assert_allclose(opposite.matrix[:, :2], [[cos, sin], [-sin, cos]])
+
+
+def test_rotate_about_a_point_and_by_another_largest_angle() -> None:
+    plan = draw(Rotate(5, prob=1, random_negative_prob=0, center=(10, 20), max_rotate_angle=180))
+    np.testing.assert_allclose(plan.matrix, [[0, -1, 30], [1, 0, 10]])
+
+
+@pytest.mark.parametrize(
+    ("operation", "offset"),
+    [
+        (Translate(5, prob=1, random_negative_prob=0), (125, 0)),
+        (Translate(5, prob=1, random_negative_prob=1), (-125, 0)),
+        (Translate(7, prob=1, random_negative_prob=0, direction="vertical"), (0, 175)),
+        (Translate(3, prob=1, random_negative_prob=1, max_translate_offset=11), (-3, 0)),  # int(3.3)
+    ],
+)
+def test_translate_moves_by_whole_pixels(operation: Translate, offset: tuple[int, int]) -> None:
+    plan = draw(operation)
+    np.testing.assert_array_equal(plan.matrix, [[1, 0, offset[0]], [0, 1, offset[1]]])
+    assert plan.fill == (128, 128, 128)
+
+
+def test_shear() -> None:
+    horizontal = draw(Shear(5, prob=1, random_negative_prob=0))
+    np.testing.assert_allclose(horizontal.matrix, [[1, 0.15, 0], [0, 1, 0]])
+    vertical = draw(Shear(10, prob=1, random_negative_prob=1, direction="vertical"))
+    np.testing.assert_allclose(vertical.matrix, [[1, 0, 0], [-0.3, 1, 0]])
+
+
+def test_photometric_magnitudes() -> None:
+    plan = draw(Color(0, prob=1), Brightness(5, prob=1), Contrast(10, prob=1), Equalize(prob=1))
+    assert [name for name, _ in plan.photometric] == ["color", "brightness", "contrast", "equalize"]
+    assert [magnitude for _, magnitude in plan.photometric[:3]] == pytest.approx([0.1, 1.0, 1.9])
+    assert plan.resize_flips == (False, False)
+
+
+@pytest.mark.parametrize(
+    "operation",
+    [
+        *(kind(5, prob=0.3) for kind in (Rotate, Translate, Shear, Color, Brightness, Contrast)),
+        *(Equalize(prob=0.3), RandomFlip(prob=0.3)),
+    ],
+)
+def test_operations_happen_as_often_as_they_should(operation: Operation) -> None:
+    plans = [draw(operation, sample=sample) for sample in range(DRAWS)]
+    happened = [bool(plan.photometric) or not np.array_equal(plan.matrix, geometry.identity()) for plan in plans]
+    assert share(happened) == pytest.approx(0.3, abs=0.04)
+
+
+@pytest.mark.parametrize("kind", [Rotate, Translate, Shear])
+def test_half_of_the_magnitudes_are_negative(kind: type) -> None:
+    plans = [draw(kind(5, prob=1), sample=sample) for sample in range(DRAWS)]
+    negative = [plan.matrix[0, 1] < 0 or plan.matrix[0, 2] < 0 for plan in plans]
+    if kind is Rotate:  # clockwise has a minus sign top right
+        negative = [plan.matrix[0, 1] > 0 for plan in plans]
+    assert share(negative) == pytest.approx(0.5, abs=0.04)
+
+
+def test_auto_augment_draws_policies_evenly_and_keeps_the_order() -> None:
+    policies = [[Color(1, prob=1)], [Contrast(2, prob=1), Brightness(3, prob=1)], []]
+    drawn = [
+        tuple(name for name, _ in draw(AutoAugment(policies), sample=sample).photometric) for sample in range(DRAWS)
+    ]
+    assert set(drawn) == {("color",), ("contrast", "brightness"), ()}
+    for policy in set(drawn):
+        assert drawn.count(policy) / DRAWS == pytest.approx(1 / 3, abs=0.04)
+
+
+def test_operations_of_a_policy_are_drawn_independently() -> None:
+    policy = AutoAugment([[Color(1, prob=0.5), Contrast(1, prob=0.5)]])
+    both = [len(draw(policy, sample=sample).photometric) == 2 for sample in range(DRAWS)]
+    assert share(both) == pytest.approx(0.25, abs=0.04)
+
+
+def test_a_plan_is_a_function_of_seed_epoch_and_sample() -> None:
+    augment = Augment([Rotate(10), Resize(((50, 100), (500, 400))), RandomFlip()])
+
+    def numbers(seed: int = 0, epoch: int = 0, sample: int = 0) -> list[float]:
+        plan = augment.draw(SIZE, seed=seed, epoch=epoch, sample=sample, image=3)
+        assert (plan.sample, plan.image, plan.epoch, plan.source_size) == (sample, 3, epoch, SIZE)
+        return [*plan.matrix.ravel(), *plan.size]
+
+    assert numbers(7, 2, 11) == numbers(7, 2, 11)
+    streams = [numbers(), numbers(seed=1), numbers(epoch=1), numbers(sample=1), numbers(seed=2**64 - 1)]
+    assert len({tuple(stream) for stream in streams}) == len(streams)
+
+
+@pytest.mark.parametrize(
+    ("size", "scale", "expected"),
+    [
+        ((1024, 2048), (2048, 800), (800, 1600)),
+        ((2048, 1024), (2048, 800), (1600, 800)),
+        ((480, 640), (1333, 800), (800, 1067)),
+        ((427, 640), (800, 1333), (800, 1199)),  # int(640 * 800 / 427 + 0.5)
+        ((100, 1000), (1333, 800), (133, 1333)),
+        ((1, 3000), (300, 300), (1, 300)),
+    ],
+)
+def test_resize_keeps_the_ratio(size: tuple[int, int], scale: tuple[int, int], expected: tuple[int, int]) -> None:
+    plan = draw(Resize(scale), size=size)
+    assert plan.size == expected
+    np.testing.assert_allclose(plan.matrix[:, :2], np.diag([expected[1] / size[1], expected[0] / size[0]]))
+    assert plan.resize_flips == (False, False)
+
+
+def test_resize_without_ratio_is_width_and_height() -> None:
+    assert draw(Resize((300, 40), keep_ratio=False)).size == (40, 300)
+    assert draw(Resize((40, 300), keep_ratio=False)).size == (300, 40)
+
+
+def test_resize_draws_both_edges_between_the_ends() -> None:
+    sizes = {draw(Resize(((12, 4), (10, 6)), keep_ratio=False), sample=sample).size for sample in range(500)}
+    assert sizes == {(height, width) for height in (4, 5, 6) for width in (10, 11, 12)}
+    shorts = [
+        draw(Resize(((2048, 800), (2048, 1024))), sample=sample, size=(1024, 2048)).size for sample in range(DRAWS)
+    ]
+    heights = [height for height, _ in shorts]
+    assert (min(heights), max(heights)) == (800, 1024)
+    assert np.mean(heights) == pytest.approx(912, abs=6)
+    assert all(abs(width - 2 * height) <= 1 for height, width in shorts)
+
+
+def test_steps_are_composed_in_the_order_of_the_list() -> None:
+    steps = [Rotate(5, prob=1, random_negative_prob=0), Resize((100, 50)), RandomFlip(prob=1)]
+    plan = draw(*steps)
+    expected = geometry.compose(
+        geometry.rotation(15, (100, 50)), geometry.scaling(0.5, 0.5), geometry.horizontal_flip(100)
+    )
+    np.testing.assert_allclose(plan.matrix, expected, atol=1e-12)
+    assert plan.size == (50, 100)
+    assert plan.resize_flips is None
+    # After a resize, lengths are those of the resized image.
+    moved = draw(Resize((100, 50)), Translate(2, prob=1, random_negative_prob=0))
+    np.testing.assert_allclose(moved.matrix, [[0.5, 0, 50], [0, 0.5, 0]])
+
+
+def test_flips_are_recognised_as_resizes() -> None:
+    assert draw(RandomFlip(prob=1)).resize_flips == (True, False)
+    both = draw(Resize((333, 71)), RandomFlip(prob=1), RandomFlip(prob=1, direction="vertical"))
+    assert both.resize_flips == (True, True)
+    assert draw(RandomFlip(prob=1), RandomFlip(prob=1)).resize_flips == (False, False)
+    assert draw(Rotate(0, prob=1), Resize((333, 71))).resize_flips == (False, False)
+    assert draw(Translate(1, prob=1)).resize_flips is None
+    assert draw(Rotate(10, prob=1, scale=2, max_rotate_angle=0)).resize_flips is None
+
+
+def test_the_fill_is_that_of_the_last_operation_that_happened() -> None:
+    first, second = Rotate(5, prob=1, img_fill_val=9), Shear(5, prob=0, img_fill_val=20)
+    assert draw(first, second).fill == (9, 9, 9)
+
+
+def test_augment_sorts_out_normalisation_and_padding() -> None:
+    normalize = Normalize((1, 2, 3), (4, 5, 6))
+    augment = Augment([RandomFlip(), normalize, Pad(64)])
+    assert augment.operations == (RandomFlip(),)
+    assert augment.normalize == normalize
+    assert augment.size_divisor == 64
+    assert (Augment([]).normalize, Augment([]).size_divisor) == (None, 1)
+
+
+def test_transforms_are_built_from_mappings() -> None:
+    augment = Augment(
+        [
+            {
+                "type": "AutoAugment",
+                "policies": [
+                    [{"type": "Rotate", "level": 5, "prob": 0.5, "scale": 1, "img_fill_val": [124, 116, 104]}],
+                    [{"type": "Rotate", "level": 7}, {"type": "Translate", "level": 5, "direction": "vertical"}],
+                ],
+            },
+            {"type": "Resize", "scale": [[2048, 800], [2048, 1024]]},
+            {"type": "RandomFlip", "prob": 0.5},
+            {"type": "Normalize", "mean": [123.675, 116.28, 103.53], "std": [58.395, 57.12, 57.375]},
+            {"type": "Pad", "size_divisor": 32},
+        ]
+    )
+    auto, resize, flip = augment.operations
+    assert isinstance(auto, AutoAugment)
+    assert auto.policies[0] == [Rotate(5, prob=0.5, scale=1, img_fill_val=(124, 116, 104))]
+    assert auto.policies[1] == [Rotate(7), Translate(5, direction="vertical")]
+    assert (resize, flip) == (Resize(((2048, 800), (2048, 1024))), RandomFlip(0.5))
+    assert augment.draw(SIZE, seed=0, epoch=0, sample=1).size[0] >= 800
+    assert augment.size_divisor == 32
+    names = "AutoAugment Brightness Color Contrast Equalize Normalize Pad RandomFlip Resize Rotate Shear Translate"
+    assert set(names.split()) <= set(TRANSFORMS.names())
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: Rotate(11), r"Rotate: level must lie in 0\.\.10, got 11"),
+        (lambda: Color(-1), r"Color: level must lie in 0\.\.10, got -1"),
+        (lambda: Shear(5, prob=1.5), r"Shear: prob must lie in 0\.\.1, got 1\.5"),
+        (lambda: Translate(5, random_negative_prob=-1), r"Translate: random_negative_prob must lie in 0\.\.1"),
+        (lambda: Translate(5, direction="up"), "Translate: direction must be horizontal or vertical, got 'up'"),  # type: ignore[arg-type]
+        (lambda: Rotate(5, scale=0), "Rotate: scale must be above 0, got 0"),
+        (
+            lambda: Rotate(5, img_fill_val=256),
+            r"img_fill_val must be one integer or three integers in 0\.\.255, got 256",
+        ),
+        (lambda: Resize((800,)), r"Resize: scale must be a pair of pixels above 0, or two such pairs, got \(800,\)"),  # type: ignore[arg-type]
+        (lambda: Resize((800, 0)), "Resize: scale must be a pair"),
+        (lambda: Resize(((800, 600), (800, 600), (1, 1))), "Resize: scale must be a pair"),  # type: ignore[arg-type]
+        (lambda: Normalize((1, 2), (1, 2)), "Normalize: mean must be three numbers"),  # type: ignore[arg-type]
+        (lambda: Normalize((1, 2, 3), (1, 0, 1)), "Normalize: std must be above 0"),
+        (lambda: Pad(0), "Pad: size_divisor must be at least 1"),
+        (lambda: AutoAugment([]), "AutoAugment: expected at least one policy"),
+        (lambda: AutoAugment([Rotate(5)]), "AutoAugment: policy 0 must be a list of operations"),  # type: ignore[list-item]
+        (lambda: AutoAugment([[], [Pad()]]), "AutoAugment: policy 1 holds Pad.*, which is no operation"),  # type: ignore[list-item]
+        (lambda: Augment([Pad(), RandomFlip()]), "transform 0 is Pad: expected operations first"),
+        (lambda: Augment(["RandomFlip"]), "transform 0 is 'RandomFlip': expected an operation"),  # type: ignore[list-item]
+        (lambda: Augment([{"type": "RandomFlop"}]), "RandomFlop.*RandomFlip"),
+        (
+            lambda: Augment([{"type": "AutoAugment", "policies": [[{"type": "Rotate", "level": 12}]]}]),
+            r"0\.\.10, got 12",
+        ),
+        (lambda: Augment([]).draw(SIZE, seed=-1, epoch=0, sample=0), "seed -1 is out of range"),
+    ],
+)
+def test_wrong_arguments(make: object, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        make()  # type: ignore[operator]
