@@ -17,6 +17,9 @@ Ring = NDArray[np.float64]
 Part = list[Ring]
 """The outer ring and its holes."""
 
+# So many points of a hole are asked which ring they lie in, where that is in doubt.
+HOLE_POINTS = 16
+
 
 def clip(
     vertices: NDArray[np.float32],
@@ -80,11 +83,11 @@ def _clip_part(part: Part, width: float, height: float) -> list[Part]:
     parts = [part]
     for axis, bound, keep_above in ((0, 0.0, True), (0, width, False), (1, 0.0, True), (1, height, False)):
         parts = [piece for one in parts for piece in _clip_half_plane(one, axis, bound, keep_above)]
-    # Slivers that float32 cannot tell from a line are none; a hole ends with its outer ring.
-    return [[piece[0], *filter(_has_extent, piece[1:])] for piece in parts if _has_extent(piece[0])]
+    return parts
 
 
 def _has_extent(ring: Ring) -> bool:
+    """Whether float32 can tell the ring from a line."""
     rounded = ring.astype(np.float32)
     return bool((rounded.max(axis=0) > rounded.min(axis=0)).all())
 
@@ -102,13 +105,11 @@ def _clip_half_plane(part: Part, axis: int, bound: float, keep_above: bool) -> l
         if depth.max() > 0:
             chains += _chains(ring, depth, axis, bound)
     outer, inner = whole[0], [ring for ring in whole[1:] if ring is not None]
-    if not chains:
-        return [] if outer is None else [[outer, *inner]]
-    joined = _join(chains, 1 - axis)
+    joined = [ring for ring in _join(chains, 1 - axis) if _has_extent(ring)]
     if outer is not None:
-        # Only holes were cut: they reached out of their outer ring by rounding, and are its holes still.
+        # If holes were cut, they reached out of their outer ring by rounding, and are its holes still.
         return [[outer, *inner, *joined]]
-    return _group(joined, inner)
+    return _group(joined, inner) if joined or inner else []
 
 
 def _chains(ring: Ring, depth: NDArray[np.float64], axis: int, bound: float) -> list[Ring]:
@@ -138,7 +139,7 @@ def _crossings(ring: Ring, depth: NDArray[np.float64], at: Ints, axis: int, boun
 
 def _join(chains: list[Ring], along: int) -> list[Ring]:
     """Chains to closed rings: their ends, sorted along the line, belong together in pairs."""
-    if len(chains) == 1:
+    if len(chains) < 2:
         return chains
     ends = np.array([position for chain in chains for position in (chain[0, along], chain[-1, along])])
     order = np.argsort(ends, kind="stable")
@@ -161,28 +162,47 @@ def _join(chains: list[Ring], along: int) -> list[Ring]:
     return rings
 
 
-def _group(outer: list[Ring], holes: list[Ring]) -> list[Part]:
-    """Rings that a line has cut, and holes that it has not, as parts.
+def _group(cut: list[Ring], uncut: list[Ring]) -> list[Part]:
+    """The rings of one part as parts, after its outer ring was cut.
 
-    A ring with an edge on the line has nothing around it there, so it is an outer one. Only where a ring crosses itself
-    can two of these cross each other; they stay in one part then, whose even-odd rule is that of the ring.
+    A ring with an edge on the line has nothing around it there, so it is an outer one, and rings that the line did not
+    touch are holes. Only where a ring of the data crosses itself can it be otherwise: rings that cross each other stay
+    in one part, whose even-odd rule is that of the data, and a ring that lies in no other is an outer one.
     """
-    parts: list[Part] = []
-    for ring in outer:
-        crossed = [part for part in parts if any(_rings_cross(ring, other) for other in part)]
-        parts = [part for part in parts if not any(part is other for other in crossed)]
-        parts.append([other for part in crossed for other in part] + [ring])
-    if len(parts) == 1:
-        return [[*parts[0], *holes]]
-    for hole in holes:
-        votes = [sum(int(_contained(hole, ring).sum()) for ring in part) for part in parts]
-        parts[int(np.argmax(votes))].append(hole)
-    return parts
+    rings = cut + uncut
+    if len(cut) == 1 or len(rings) == 1:
+        return [rings]
+    boxes = np.array([np.concatenate([ring.min(axis=0), ring.max(axis=0)]) for ring in rings])
+    part_of = list(range(len(rings)))
+    for number in range(1, len(rings)):
+        # Rings on the line may cross all before them; the others have to do with those on the line only.
+        others = boxes[: min(number, len(cut))] if cut else boxes[:number]
+        overlap = (others[:, :2] < boxes[number, 2:]) & (others[:, 2:] > boxes[number, :2])
+        near = np.flatnonzero(overlap.all(axis=1)).tolist()
+        if number >= len(cut) and len(near) == 1:
+            part_of[number] = part_of[near[0]]
+            continue
+        if number >= len(cut):
+            points = rings[number][:: -(-len(rings[number]) // HOLE_POINTS)]
+            inside = [int(np.count_nonzero(_contained(points, rings[other]))) for other in near]
+            if len(points) in inside:
+                part_of[number] = part_of[near[inside.index(len(points))]]
+                continue
+        for other in near:
+            if part_of[other] != part_of[number] and _rings_cross(rings[number], rings[other]):
+                part_of = [part_of[number] if part == part_of[other] else part for part in part_of]
+    parts: dict[int, Part] = {}
+    for part, ring in zip(part_of, rings, strict=True):
+        parts.setdefault(part, []).append(ring)
+    return list(parts.values())
 
 
 def _contained(points: Ring, ring: Ring) -> NDArray[np.bool_]:
     """Which points lie inside a ring, by the even-odd rule."""
     start, end = ring, np.roll(ring, -1, axis=0)
+    low, high = points.min(axis=0), points.max(axis=0)
+    near = (np.maximum(start, end) >= low).all(axis=1) & (np.minimum(start[:, 1], end[:, 1]) <= high[1])
+    start, end = start[near], end[near]
     spans = (start[:, 1] <= points[:, 1, None]) != (end[:, 1] <= points[:, 1, None])  # (n, E)
     rise = np.where(end[:, 1] != start[:, 1], end[:, 1] - start[:, 1], 1.0)
     x = start[:, 0] + (points[:, 1, None] - start[:, 1]) * ((end[:, 0] - start[:, 0]) / rise)
@@ -193,8 +213,6 @@ def _rings_cross(one: Ring, other: Ring) -> bool:
     """Whether an edge of one ring properly crosses an edge of the other."""
     low = np.maximum(one.min(axis=0), other.min(axis=0))
     high = np.minimum(one.max(axis=0), other.max(axis=0))
-    if (low >= high).any():
-        return False
     a, b = _edges_near(one, low, high)
     c, d = _edges_near(other, low, high)
     if not len(a) or not len(c):

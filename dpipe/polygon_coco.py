@@ -121,7 +121,7 @@ def _read_run_lengths(
         if expected is not None and (shapes[index] != expected[number]).any():
             height, width = expected[number].tolist()
             raise InputError(
-                f"{name(number)}: run-length mask has size {list(size)}, its image has [height, width] [{height}, {width}]"
+                f"{name(number)}: run-length mask has [height, width] {list(size)}, its image [{height}, {width}]"
             )
         if isinstance(counts, (str, bytes)):
             compressed.append(index)

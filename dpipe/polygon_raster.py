@@ -103,7 +103,7 @@ def grids(
     sign = np.where((signed_ring_areas(vertices, ring_offsets) < 0) != holes, -1.0, 1.0)[group_numbers(ring_offsets)]
     edge_part = (np.cumsum(~holes) - 1)[group_numbers(ring_offsets)]
 
-    work = np.maximum(edge_counts[useful] / GRID_EDGES, part_counts[useful] * size * (size + 2) / GRID_CELLS)
+    work = np.maximum(edge_counts[useful] / GRID_EDGES, part_counts[useful] * size * (size + 1) / GRID_CELLS)
     chunk = np.floor(np.cumsum(work)).astype(np.int64)
     for rois in np.split(useful, np.flatnonzero(np.diff(chunk)) + 1):
         parts = offsets_of(part_counts[rois])
@@ -181,12 +181,12 @@ def _coverage(
     inner = np.where(column < 0, 0.0, (low + high) * 0.5 - column)
     inside = column < size
     column = np.maximum(column, 0)
-    key = (line[piece] * (size + 2) + column)[inside]
+    key = (line[piece] * (size + 1) + column)[inside]
     height, inner = height[inside], inner[inside]
-    total = parts * size * (size + 2)
+    total = parts * size * (size + 1)
     steps = np.asarray(np.bincount(key, weights=height * (1.0 - inner), minlength=total), dtype=np.float64)
     steps += np.bincount(key + 1, weights=height * inner, minlength=total)
-    return np.cumsum(steps.reshape(parts, size, size + 2), axis=2)[:, :, :size]
+    return np.cumsum(steps.reshape(parts, size, size + 1), axis=2)[:, :, :size]
 
 
 def next_vertex(ring_offsets: Ints) -> Ints:
