@@ -48,11 +48,14 @@ OnErrorOption = Annotated[
 DebugOption = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error")]
 
 
-CITYSCAPES_FILES = "Writes instancesonly_filtered_gtFine_<split>.json for each split. In it, file_name is relative to leftImg8bit/<split>."
+CITYSCAPES_FILES = (
+    "Writes instancesonly_filtered_gtFine_<split>.json for each split. In it, file_name is relative to "
+    "leftImg8bit/<split>."
+)
 VOC_FILES = (
     "Writes one file for each split, voc_<years>_<split>.json. Years that have a split of the same name are joined: "
-    "--years 2007,2012 --splits trainval writes voc_2007_2012_trainval.json. For a file per year, convert one year at a "
-    "time. In the files, file_name is relative to ROOT."
+    "--years 2007,2012 --splits trainval writes voc_2007_2012_trainval.json. For a file per year, convert one year at "
+    "a time. In the files, file_name is relative to ROOT."
 )
 
 

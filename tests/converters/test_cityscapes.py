@@ -1,0 +1,275 @@
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import orjson
+import pytest
+from cityscapesscripts.helpers.labels import id2label, labels
+from PIL import Image
+
+from converters import ConversionError, convert_cityscapes
+
+NAME = "instancesonly_filtered_gtFine_{}.json"
+
+
+def read(folder, split):
+    return orjson.loads((folder / NAME.format(split)).read_bytes())
+
+
+def expected_document(root, split, encode_one_by_one):
+    """The published semantics, one instance at a time: an id below 1000 is a crowd, and only evaluated labels count."""
+    document = {"images": [], "annotations": []}
+    for path in sorted((root / "gtFine" / split).glob("*/*_instanceIds.png")):
+        ids = np.asarray(Image.open(path))
+        stem = f"{path.parent.name}/{path.name.removesuffix('_gtFine_instanceIds.png')}"
+        image_id = len(document["images"])
+        document["images"].append(
+            {
+                "file_name": f"{stem}_leftImg8bit.png",
+                "height": ids.shape[0],
+                "width": ids.shape[1],
+                "segm_file": f"{stem}_gtFine_labelIds.png",
+                "id": image_id,
+            }
+        )
+        kept = []
+        for value in np.unique(ids[ids >= 24]):
+            label = id2label[value // 1000 if value >= 1000 else value]
+            if label.hasInstances and not label.ignoreInEval:
+                kept.append((value, label.id))
+        for (_, label), (value, counts, area, box) in zip(
+            kept, encode_one_by_one(ids, [value for value, _ in kept]), strict=True
+        ):
+            document["annotations"].append(
+                {
+                    "iscrowd": int(value < 1000),
+                    "category_id": label,
+                    "bbox": box,
+                    "area": area,
+                    "segmentation": {"size": list(ids.shape), "counts": counts},
+                    "image_id": image_id,
+                    "id": len(document["annotations"]),
+                }
+            )
+    document["categories"] = [
+        {"id": label.id, "name": label.name} for label in labels if label.hasInstances and not label.ignoreInEval
+    ]
+    return document
+
+
+@pytest.fixture
+def root(write_cityscapes, street):
+    def city(name, seeds):
+        return {f"{name}/{name}_{seed:06d}_000019": street(seed, 40 + seed, 70) for seed in seeds}
+
+    return write_cityscapes(
+        {
+            "train": {**city("zurich", range(3)), **city("aachen", range(3, 6))},
+            "val": city("ulm", [7]),
+            "test": {"bonn/bonn_000000_000019": None},
+        }
+    )
+
+
+def test_equals_the_reference_instance_by_instance(root, tmp_path, encode_one_by_one):
+    report = convert_cityscapes(root, tmp_path / "out", nproc=1)
+    for split, summary in zip(("train", "val"), report.splits, strict=True):
+        document = read(tmp_path / "out", split)
+        assert document == expected_document(root, split, encode_one_by_one)
+        assert (summary.name, summary.path) == (split, tmp_path / "out" / NAME.format(split))
+        assert summary.images == len(document["images"])
+        assert summary.instances == summary.masks == len(document["annotations"]) > 0
+        assert summary.crowd == sum(annotation["iscrowd"] for annotation in document["annotations"]) > 0
+        assert summary.categories == 8
+    assert report.skipped == []
+
+
+@pytest.mark.realdata
+def test_equals_the_reference_on_real_streets(data_root, tmp_path, encode_one_by_one):
+    convert_cityscapes(data_root / "coco_streets", tmp_path)
+    for split, images, instances, crowds in (("train", 59, 264, 4), ("val", 31, 160, 2)):
+        document = read(tmp_path, split)
+        assert document == expected_document(data_root / "coco_streets", split, encode_one_by_one)
+        assert len(document["images"]) == images
+        assert len(document["annotations"]) == instances
+        assert sum(annotation["iscrowd"] for annotation in document["annotations"]) == crowds
+
+
+def test_images_come_in_the_order_of_city_and_name(root, tmp_path):
+    convert_cityscapes(root, tmp_path, nproc=1)
+    names = [image["file_name"] for image in read(tmp_path, "train")["images"]]
+    assert names == sorted(names)
+    assert names[0] == "aachen/aachen_000003_000019_leftImg8bit.png"
+
+
+def test_labels_without_instances_or_evaluation_are_dropped_and_crowds_kept(write_cityscapes, tmp_path):
+    ids = np.array([[24, 29, 29000, 5, 5001, 30, 33999, 26000]])
+    root = write_cityscapes({"train": {"x/x_0": ids}})
+    convert_cityscapes(root, tmp_path / "out")
+    found = [(a["category_id"], a["iscrowd"]) for a in read(tmp_path / "out", "train")["annotations"]]
+    assert found == [(24, 1), (26, 0), (33, 0)]
+
+
+def test_image_without_instances_is_kept(write_cityscapes, tmp_path):
+    root = write_cityscapes({"train": {"x/x_0": np.full((4, 5), 7)}})
+    convert_cityscapes(root, tmp_path / "out")
+    document = read(tmp_path / "out", "train")
+    assert len(document["images"]) == 1
+    assert document["annotations"] == []
+
+
+def test_files_are_the_same_whatever_nproc(write_cityscapes, street, tmp_path):
+    root = write_cityscapes({"train": {f"x/x_{seed:02d}": street(seed) for seed in range(25)}})
+    contents = set()
+    for nproc in (1, 2, 3):
+        convert_cityscapes(root, tmp_path / str(nproc), nproc=nproc)
+        contents.add((tmp_path / str(nproc) / NAME.format("train")).read_bytes())
+    assert len(contents) == 1
+
+
+def test_output_is_annotations_in_the_root_unless_told(root):
+    convert_cityscapes(root, splits=["val"], nproc=1)
+    assert os.listdir(root / "annotations") == [NAME.format("val")]
+
+
+def test_split_without_annotations_is_left_out_with_a_note(root, tmp_path):
+    report = convert_cityscapes(root, tmp_path / "out", nproc=1)
+    assert [split.name for split in report.splits] == ["train", "val"]
+    (note,) = report.notes
+    assert note.startswith("left out: the split test has no annotations")
+
+
+def test_root_from_the_environment_then_from_data(root, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("CITYSCAPES_DATASET", str(root))
+    assert convert_cityscapes(output="out", splits=["val"], nproc=1).splits[0].images == 1
+
+    monkeypatch.setenv("CITYSCAPES_DATASET", "nowhere")
+    with pytest.raises(ConversionError) as caught:
+        convert_cityscapes()
+    assert str(caught.value) == (
+        "no Cityscapes data set found; tried: $CITYSCAPES_DATASET = nowhere (no such folder), "
+        "data/cityscapes (no such folder)"
+    )
+
+    (tmp_path / "data").mkdir()
+    root.rename(tmp_path / "data" / "cityscapes")
+    monkeypatch.delenv("CITYSCAPES_DATASET")
+    report = convert_cityscapes(splits=["val"], nproc=1)
+    assert report.splits[0].path == Path("data/cityscapes/annotations") / NAME.format("val")
+
+
+def instances_of(root, key="val/ulm/ulm_000007_000019"):
+    return root / "gtFine" / f"{key}_gtFine_instanceIds.png"
+
+
+def image_of(root, key="val/ulm/ulm_000007_000019"):
+    return root / "leftImg8bit" / f"{key}_leftImg8bit.png"
+
+
+def break_root(root):
+    return root / "elsewhere", "elsewhere (no such folder)"
+
+
+def break_layout(root):
+    (root / "gtFine").rename(root / "gtCoarse")
+    return root, "has no folder gtFine"
+
+
+def break_annotation_missing(root):
+    instances_of(root, "train/aachen/aachen_000003_000019").unlink()
+    return root, "aachen_000003_000019_gtFine_instanceIds.png: is missing, although there is "
+
+
+def break_image_missing(root):
+    image_of(root).unlink()
+    return root, "ulm_000007_000019_leftImg8bit.png: is missing, although there is "
+
+
+def break_annotation_truncated(root):
+    path = instances_of(root)
+    path.write_bytes(path.read_bytes()[:-60])
+    return root, "ulm_000007_000019_gtFine_instanceIds.png: cannot be read as an image ("
+
+
+def break_image_truncated(root):
+    path = image_of(root)
+    path.write_bytes(path.read_bytes()[:-40])
+    return root, "ulm_000007_000019_leftImg8bit.png: cannot be read as an image ("
+
+
+def break_size(root):
+    Image.new("RGB", (33, 22)).save(image_of(root))
+    return root, "but its image"
+
+
+def break_colours(root):
+    Image.new("RGB", (70, 47)).save(instances_of(root))
+    return root, "has colour channels"
+
+
+def break_label_of_instance(root):
+    Image.fromarray(np.full((47, 70), 40003, np.uint16)).save(instances_of(root))
+    return root, "ulm_000007_000019_gtFine_instanceIds.png: instance id 40003 has no label"
+
+
+def break_label_of_crowd(root):
+    Image.fromarray(np.full((47, 70), 34, np.uint16)).save(instances_of(root))
+    return root, "ulm_000007_000019_gtFine_instanceIds.png: instance id 34 has no label"
+
+
+def break_no_annotations_at_all(root):
+    for path in (root / "gtFine").glob("*/*/*"):
+        path.unlink()
+    return root, "no split has annotations"
+
+
+BREAKS = [value for name, value in list(globals().items()) if name.startswith("break_")]
+
+
+@pytest.mark.parametrize("break_it", BREAKS, ids=lambda function: function.__name__)
+def test_bad_input_is_one_line_and_leaves_nothing(root, tmp_path, break_it):
+    given, line = break_it(root)
+    with pytest.raises(ConversionError) as caught:
+        convert_cityscapes(given, tmp_path / "out", nproc=1)
+    assert line in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("splits", "line"),
+    [(["test"], "the split test has no annotations"), (["vla"], "no split vla here; found: train, val, test")],
+)
+def test_named_split_that_cannot_be_converted(root, tmp_path, splits, line):
+    with pytest.raises(ConversionError, match=line):
+        convert_cityscapes(root, tmp_path / "out", splits=splits)
+
+
+def test_unwritable_output_is_told_before_the_work(root, tmp_path, monkeypatch):
+    (tmp_path / "out").touch()
+    monkeypatch.setattr("converters.cityscapes.map_files", lambda *a, **k: pytest.fail("the work began"))
+    with pytest.raises(ConversionError, match="out: cannot be used as the output folder"):
+        convert_cityscapes(root, tmp_path / "out")
+
+
+@pytest.mark.parametrize("break_it", [break_annotation_missing, break_label_of_crowd], ids=lambda f: f.__name__)
+def test_skip_leaves_out_the_bad_image_and_lists_it(root, tmp_path, write_cityscapes, street, break_it):
+    write_cityscapes({"val": {"ulm/ulm_000008_000019": street(8)}}, root)
+    _, line = break_it(root)
+    report = convert_cityscapes(root, tmp_path / "out", nproc=1, on_error="skip")
+    assert len(report.skipped) == 1
+    assert line in report.skipped[0]
+    documents = [read(tmp_path / "out", split) for split in ("train", "val")]
+    assert sum(len(document["images"]) for document in documents) == 7
+    for document in documents:
+        assert [image["id"] for image in document["images"]] == list(range(len(document["images"])))
+
+
+def test_skipping_every_image_of_a_split_is_an_error(root, tmp_path):
+    break_label_of_crowd(root)
+    with pytest.raises(ConversionError, match="no image of the split val could be converted; the first: "):
+        convert_cityscapes(root, tmp_path / "out", nproc=1, on_error="skip")
+    assert not (tmp_path / "out").exists()

@@ -1,0 +1,189 @@
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from dpipe.cli import app
+
+
+@pytest.fixture
+def run():
+    runner = CliRunner()
+    return lambda *arguments: runner.invoke(app, ["convert", *map(str, arguments)])
+
+
+@pytest.fixture
+def streets(write_cityscapes, street):
+    return write_cityscapes(
+        {split: {f"{split}/{split}_{seed}": street(seed) for seed in range(2)} for split in ("train", "val", "test")}
+    )
+
+
+def test_cityscapes_ends_with_a_table(run, streets, tmp_path):
+    result = run("cityscapes", streets, "-o", tmp_path / "out", "--nproc", 1, "--splits", "train", "--splits", "val")
+    assert result.exit_code == 0, result.output
+    lines = result.stdout.splitlines()
+    assert [word for word in lines[1].split() if word.isalpha()] == [
+        *("split", "images", "instances", "masks", "crowd", "ignored", "categories", "file")
+    ]
+    for split in ("train", "val"):
+        path = tmp_path / "out" / f"instancesonly_filtered_gtFine_{split}.json"
+        (row,) = [line for line in lines if str(path) in line]
+        assert row.split("│")[1:3] == [f" {split:5s} ", f" {2:6d} "]
+        assert path.is_file()
+    assert len(os.listdir(tmp_path / "out")) == 2
+
+
+def test_splits_separated_by_commas(run, streets, tmp_path):
+    assert run("cityscapes", streets, "-o", tmp_path / "out", "--splits", "val,test").exit_code == 0
+    assert sorted(os.listdir(tmp_path / "out")) == [
+        f"instancesonly_filtered_gtFine_{split}.json" for split in ("test", "val")
+    ]
+
+
+def test_voc_with_its_options(run, write_voc, voc_object_xml, tmp_path):
+    for year in ("VOC2007", "VOC2012"):
+        root = write_voc({"a": voc_object_xml("dog", (0, 0, 9, 9))}, {"train": ["a"], "val": ["a"]}, year=year)
+    result = run(
+        *("voc", root, "-o", tmp_path / "out", "--years", "2007,2012"),
+        *("--splits", "train", "--box-origin", "0", "--on-error", "skip"),
+    )
+    assert result.exit_code == 0, result.output
+    assert os.listdir(tmp_path / "out") == ["voc_2007_2012_train.json"]
+    assert result.stderr == ""
+
+    result = run("voc", root, "-o", tmp_path / "out", "--splits", "val")
+    assert "2 boxes reached outside their image and were clipped" in result.stderr
+
+
+def test_error_is_one_line_and_exit_code_2(run, streets, tmp_path):
+    broken = streets / "gtFine/val/val/val_1_gtFine_instanceIds.png"
+    broken.write_bytes(broken.read_bytes()[:-50])
+    result = run("cityscapes", streets, "-o", tmp_path / "out")
+    assert result.exit_code == 2
+    (line,) = result.stderr.splitlines()
+    assert line.startswith(f"error: {broken}: cannot be read as an image (")
+    assert not (tmp_path / "out").exists()
+
+
+def test_debug_shows_the_traceback(run, tmp_path):
+    result = run("cityscapes", tmp_path / "nowhere", "--debug")
+    assert result.exit_code == 1
+    assert type(result.exception).__name__ == "ConversionError"
+
+
+def test_missing_root_lists_what_was_tried(run, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("CITYSCAPES_DATASET", raising=False)
+    result = run("cityscapes")
+    assert (result.exit_code, result.stderr) == (
+        2,
+        "error: no Cityscapes data set found; tried: $CITYSCAPES_DATASET (not set), data/cityscapes (no such folder)\n",
+    )
+    result = run("voc")
+    assert (result.exit_code, result.stderr) == (
+        2,
+        "error: no Pascal VOC data set found; tried: data/VOCdevkit (no such folder)\n",
+    )
+
+
+def test_output_that_is_a_file(run, streets, tmp_path):
+    (tmp_path / "out").touch()
+    result = run("cityscapes", streets, "-o", tmp_path / "out")
+    assert result.exit_code == 2
+    assert result.stderr.startswith(f"error: {tmp_path / 'out'}: cannot be used as the output folder")
+    assert len(result.stderr.splitlines()) == 1
+
+
+def test_skip_lists_what_was_left_out_and_exits_0(run, streets, tmp_path):
+    (streets / "gtFine/val/val/val_1_gtFine_instanceIds.png").unlink()
+    result = run("cityscapes", streets, "-o", tmp_path / "out", "--on-error", "skip")
+    assert result.exit_code == 0
+    first, second = result.stderr.splitlines()
+    assert first == "left out 1 images because of errors:"
+    assert "val_1_gtFine_instanceIds.png: is missing" in second
+
+
+def test_help_says_which_files_are_written(run):
+    text = " ".join(run("voc", "--help").stdout.split())
+    assert "voc_<years>_<split>.json" in text
+    assert "--years 2007,2012 --splits trainval writes voc_2007_2012_trainval.json" in text
+
+
+def test_import_stays_light():
+    heavy = {"numpy", "PIL", "orjson", "defusedxml", "cityscapesscripts", "multiprocessing", "torch"}
+    code = "import sys, converters, dpipe.commands.convert; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert heavy.isdisjoint(done.stdout.split())
+
+
+@pytest.fixture
+def long_conversion(write_cityscapes, street, tmp_path):
+    """Starts a conversion that takes many seconds, in a process group of its own, and waits until it is at work."""
+    root = write_cityscapes({"train": {"x/x_0": street(0, 1024, 2048)}})
+    for path in (root / "leftImg8bit/train/x/x_0_leftImg8bit.png", root / "gtFine/train/x/x_0_gtFine_instanceIds.png"):
+        for number in range(1, 3000):
+            os.link(path, path.with_name(path.name.replace("x_0", f"x_{number}")))
+    (tmp_path / "out").mkdir()
+    command = [sys.executable, "-c", "from dpipe.cli import main; main()", "convert", "cityscapes", str(root)]
+    process = subprocess.Popen(
+        [*command, "-o", str(tmp_path / "out" / "new"), "--nproc", "2"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    deadline = time.monotonic() + 30
+    while not (tmp_path / "out" / "new").exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    time.sleep(0.7)
+    yield process
+    if group_is_alive(process):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.communicate()
+
+
+def group_is_alive(process):
+    try:
+        os.killpg(process.pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def wait_for_group(process):
+    deadline = time.monotonic() + 10
+    while group_is_alive(process) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert not group_is_alive(process), "processes were left behind"
+
+
+@pytest.mark.skipif(not Path("/proc").exists(), reason="process groups as on Linux")
+@pytest.mark.parametrize(("stop", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_stopped_conversion_leaves_nothing_behind(long_conversion, tmp_path, stop, code):
+    if stop is signal.SIGINT:
+        os.killpg(long_conversion.pid, stop)  # Ctrl-C reaches all processes of the terminal
+    else:
+        long_conversion.send_signal(stop)
+    stdout, stderr = long_conversion.communicate(timeout=20)
+    assert long_conversion.returncode == code, stderr
+    assert "Traceback" not in stderr
+    assert stdout == ""
+    assert os.listdir(tmp_path / "out") == []
+    wait_for_group(long_conversion)
+
+
+@pytest.mark.skipif(not Path("/proc").exists(), reason="process groups as on Linux")
+def test_killed_conversion_takes_its_workers_along(long_conversion, tmp_path):
+    long_conversion.kill()
+    long_conversion.wait()
+    wait_for_group(long_conversion)
+    assert list((tmp_path / "out").glob("**/*.json")) == []
