@@ -86,6 +86,12 @@ def test_frozen_stages_have_no_gradient_and_keep_their_statistics(frozen_stages,
         assert torch.equal(value, before[name]) != moved, name
 
 
+def test_a_new_backbone_is_frozen_before_anyone_calls_train():
+    model = tiny(frozen_stages=1, norm_eval=False)
+    assert (model.bn1.training, model.layer1.training, model.layer2.training) == (False, False, True)
+    assert not tiny(norm_eval=True).layer4[0].bn1.training
+
+
 def test_odd_sizes_and_chosen_stages():
     model = tiny(num_stages=3, out_indices=[0, 2])
     assert (model.channels, model.strides) == ((4, 16), (4, 16))

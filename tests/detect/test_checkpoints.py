@@ -11,6 +11,7 @@ import sys
 import tarfile
 import threading
 import types
+import zipfile
 from collections import OrderedDict, deque
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 
@@ -266,6 +267,10 @@ def damaged(tmp_path):
     archive = tmp_path / "old.pth"
     with tarfile.open(archive, "w") as tar:
         tar.add(whole, "storages")
+    script = tmp_path / "script.pth"
+    script.write_bytes(whole.read_bytes())
+    with zipfile.ZipFile(script, "a") as records:
+        records.writestr("whole/constants.pkl", b"what marks a TorchScript archive")
     tensors = tmp_path / "whole.safetensors"
     save_file(make_model().state_dict(), tensors)
     return {
@@ -274,6 +279,7 @@ def damaged(tmp_path):
         "empty": ("c.pth", b""),
         "text": ("d.pth", b"404 Not Found"),
         "tar": ("e.pth", archive.read_bytes()),
+        "TorchScript": ("h.pth", script.read_bytes()),
         "truncated safetensors": ("f.safetensors", tensors.read_bytes()[:-20]),
         "text as safetensors": ("g.safetensors", b"404 Not Found"),
     }
@@ -281,7 +287,16 @@ def damaged(tmp_path):
 
 @pytest.mark.parametrize(
     "kind",
-    ["truncated", "truncated legacy", "empty", "text", "tar", "truncated safetensors", "text as safetensors"],
+    [
+        "truncated",
+        "truncated legacy",
+        "empty",
+        "text",
+        "tar",
+        "TorchScript",
+        "truncated safetensors",
+        "text as safetensors",
+    ],
 )
 def test_damaged_files(tmp_path, kind):
     name, content = damaged(tmp_path)[kind]

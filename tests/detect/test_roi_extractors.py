@@ -28,6 +28,11 @@ def test_levels_equal_the_reference(cuts):
     assert torch.equal(roi_levels(rois, 5, 56), expected["roi/levels_5"])
 
 
+def test_a_hair_below_a_boundary_counts_as_on_it():
+    rois = torch.tensor([[0, 0.0, 0, 112, 111.9999], [0, 0, 0, 112, 111.99]])
+    assert roi_levels(rois, 4, 56).tolist() == [1, 0]
+
+
 @pytest.mark.parametrize("size", [7, 14])
 @pytest.mark.parametrize("factor", [None, 1.3])
 def test_features_by_level_equal_the_reference(cuts, size, factor):
