@@ -47,7 +47,10 @@ def bitmaps(
     slope = np.zeros(len(start))
     slope[crossing] = (end[crossing, 0] - start[crossing, 0]) / (end[crossing, 1] - start[crossing, 1])
     x = start[edge, 0] + (rows + 0.5 - start[edge, 1]) * slope[edge]
-    columns = _first_centre(x, width)
+    # A centre that lies on an edge is taken a hair's breadth further down, as pycocotools does in effect: such ties are
+    # common, for polygons with whole coordinates run through many centres. In x this moves where the edge leans right.
+    columns = np.where(slope[edge] > 0, np.floor(x - 0.5) + 1, np.ceil(x - 0.5))
+    columns = np.clip(columns, 0, width).astype(np.int64)
     line = edge_part[edge] * height + rows
     keys = np.sort(line * (width + 1) + columns).reshape(-1, 2)
     # Runs: part, row, first column and the column after the last.
