@@ -216,13 +216,20 @@ def load_config(name_or_path: str | Path, overrides: Sequence[str] = ()) -> Conf
     return config
 
 
-def build_model(config: Config, num_classes: int) -> nn.Module:
-    """Builds the recipe's model for a number of classes (which the data tells).
+def build_model(config: Config, num_classes: int, *, pretrained: bool = True) -> nn.Module:
+    """Builds the recipe's model.
+
+    Args:
+        config: The recipe.
+        num_classes: How many classes the data has.
+        pretrained: False leaves out what ``pretrained`` names anywhere in the model, and need not find it: a checkpoint
+            of the whole model follows.
 
     Raises:
         InputError: If a part refuses its arguments; the message names the part's key path.
     """
-    model: nn.Module = MODELS.build(config.model, {"num_classes": num_classes}, ("model",), config.recipe.where)
+    node = config.model if pretrained else _without_pretrained(config.model)
+    model: nn.Module = MODELS.build(node, {"num_classes": num_classes}, ("model",), config.recipe.where)
     return model
 
 
@@ -239,6 +246,12 @@ def build_augment(config: Config, train: bool) -> Augment:
         return Augment(config.data.train_transforms if train else config.data.test_transforms)
     except InputError as error:
         raise InputError(f"{config.recipe.where(('data', key))}: data.{key}: {error}") from error
+
+
+def _without_pretrained(node: Any) -> Any:
+    if isinstance(node, dict):
+        return {key: None if key == "pretrained" else _without_pretrained(value) for key, value in node.items()}
+    return [_without_pretrained(value) for value in node] if isinstance(node, list) else node
 
 
 def _check_imports(modules: Any) -> list[Problem]:

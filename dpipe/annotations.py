@@ -33,6 +33,18 @@ NAMES = {
     Path: "a path",
 }
 
+# pydantic's names of errors about types.
+EXPECTED = {
+    "bool_type": "true or false",
+    "int_type": "an integer",
+    "float_type": "a number",
+    "string_type": "a string",
+    "list_type": "a list",
+    "tuple_type": "a list",
+    "dict_type": "a mapping",
+    "model_type": "a mapping",
+}
+
 
 def parameters(cls: type) -> dict[str, inspect.Parameter]:
     """The parameters of a class's constructor by name, their annotations evaluated (``Any`` where that fails)."""
@@ -131,16 +143,18 @@ def check_plain(value: Any, annotation: Any, path: KeyPath) -> list[Problem]:
 
 
 def explain(error: ErrorDetails) -> str:
-    """One of pydantic's errors, in the words of this project."""
-    message = error["msg"].replace("Input should be", "expected").replace("a valid ", "a ")
-    message = message.replace("expected greater", "expected a value greater").replace(
-        "expected less", "expected a value less"
-    )
-    message = message.replace("a integer", "an integer").replace("a boolean", "true or false")
-    message = message.replace("a dictionary", "a mapping").replace("an object", "a mapping")
-    if not message.startswith("expected"):
-        message = message[0].lower() + message[1:]
-    return f"{message}, got {shorten(error['input'])}"
+    """One of pydantic's errors, in the words of a recipe's writer."""
+    if error["type"] in EXPECTED:
+        expected = f"expected {EXPECTED[error['type']]}"
+    else:
+        expected = (
+            error["msg"]
+            .replace("Input should be ", "expected ")
+            .replace("expected greater", "expected a value greater")
+        )
+        expected = expected.replace("expected less", "expected a value less")
+        expected = expected[0].lower() + expected[1:]
+    return f"{expected}, got {shorten(error['input'])}"
 
 
 def describe(annotation: Any) -> str:

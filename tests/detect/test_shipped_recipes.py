@@ -1,0 +1,113 @@
+"""Every shipped recipe loads data, builds, trains a step and predicts, at reduced size."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from detect.config import Config, build_model, load_config
+from detect.data import train_index, train_loader, val_index, val_loader
+from detect.devices import make_fabric
+from detect.models.detectors import total_loss
+from dpipe.recipes import load_recipe, shipped_recipes
+
+# What makes a model wide, wherever a recipe says it.
+WIDTHS = {"out_channels": 16, "feat_channels": 16, "fc_out_channels": 32, "conv_out_channels": 16}
+LONG, SHORT = 128, 96
+
+
+@pytest.fixture(scope="module")
+def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three images, the last without objects; two classes, with polygons."""
+    root = tmp_path_factory.mktemp("scenes")
+    rng = np.random.default_rng(0)
+    images, annotations = [], []
+    for number, (width, height) in enumerate([(128, 96), (96, 128), (128, 96)]):
+        cv2.imwrite(str(root / f"{number}.png"), rng.integers(0, 255, (height, width, 3), dtype=np.uint8))
+        images.append({"id": number, "file_name": f"{number}.png", "width": width, "height": height})
+        for label in (1, 2) if number < 2 else ():
+            x, y, w, h = 10 * label, 12 * label, 40, 30
+            annotations.append(
+                {
+                    "id": len(annotations) + 1,
+                    "image_id": number,
+                    "category_id": label,
+                    "bbox": [x, y, w, h],
+                    "area": w * h,
+                    "iscrowd": 0,
+                    "segmentation": [[x, y, x + w, y, x + w, y + h, x, y + h]],
+                }
+            )
+    categories = [{"id": 1, "name": "box"}, {"id": 2, "name": "crate"}]
+    file = {"images": images, "annotations": annotations, "categories": categories}
+    (root / "scenes.json").write_text(json.dumps(file))
+    return root
+
+
+def reduced(name: str, scenes: Path) -> Config:
+    """A shipped recipe with small widths and images, on the scenes."""
+    values = load_recipe(name).values
+    overrides = [
+        f"data.{split}.{key}={value}"
+        for split in ("train", "val")
+        for key, value in (("annotations", scenes / "scenes.json"), ("images", scenes))
+    ]
+    overrides += ["data.train.repeat=1", "data.classes=null", "data.backend=opencv", "data.batch_size=2"]
+    overrides += _narrow(values["model"], "model")
+    for key in ("train_transforms", "test_transforms"):
+        for index, transform in enumerate(values["data"][key]):
+            if transform["type"] == "Resize":
+                overrides.append(f"data.{key}.{index}.scale={[LONG, SHORT]}")
+    return load_config(name, overrides)
+
+
+def _narrow(node: Any, path: str) -> list[str]:
+    if isinstance(node, list):
+        return [override for index, item in enumerate(node) for override in _narrow(item, f"{path}.{index}")]
+    if not isinstance(node, dict):
+        return []
+    overrides = [f"{path}.base_channels=8"] if node.get("type") == "ResNet" else []
+    for key, value in node.items():
+        overrides += [f"{path}.{key}={WIDTHS[key]}"] if key in WIDTHS else _narrow(value, f"{path}.{key}")
+    return overrides
+
+
+@pytest.mark.parametrize("name", sorted(shipped_recipes()))
+def test_it_trains_a_step_and_predicts(name: str, scenes: Path) -> None:
+    config = reduced(name, scenes)
+    fabric = make_fabric(1, "cpu", "32-true")
+    index = train_index(config)
+    torch.manual_seed(0)
+    model = build_model(config, len(index.class_names), pretrained=False)
+
+    model.train()
+    trainable = {name: weight for name, weight in model.named_parameters() if weight.requires_grad}
+    before = {name: weight.detach().clone() for name, weight in trainable.items()}
+    optimizer = torch.optim.SGD(trainable.values(), lr=0.01)
+    for batch in train_loader(config, index, fabric):
+        loss = total_loss(model(batch.images, batch.targets))
+        assert torch.isfinite(loss)
+        optimizer.zero_grad()
+        loss.backward()
+        assert not [name for name, weight in trainable.items() if weight.grad is None]
+        optimizer.step()
+    unmoved = [name for name, weight in trainable.items() if torch.equal(weight, before[name])]
+    assert len(unmoved) < len(trainable) / 10
+
+    model.eval()
+    seen = []
+    with torch.no_grad():
+        for batch in val_loader(config, val_index(config, index.class_names), fabric):
+            for target, found in zip(batch.targets, model(batch.images, batch.targets), strict=True):
+                seen.append(target.image_id)
+                height, width = target.original_size
+                assert found.boxes.shape == (len(found), 4)
+                assert (found.boxes >= 0).all()
+                assert (found.boxes <= torch.tensor([width, height, width, height]) + 1e-3).all()
+    assert sorted(seen) == [0, 1, 2]
