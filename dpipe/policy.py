@@ -249,7 +249,7 @@ class AutoAugment(Operation):
         policies: Lists of operations; an empty list leaves the image as it is.
     """
 
-    policies: list[list[Operation]]
+    policies: Sequence[Sequence[Operation]]
 
     def __post_init__(self) -> None:
         if not self.policies:

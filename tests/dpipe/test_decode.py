@@ -23,7 +23,7 @@ def save(image: np.ndarray, path: Path, orientation: int | None = None) -> Path:
     exif = Image.Exif()
     if orientation is not None:
         exif[EXIF_ORIENTATION] = orientation
-    Image.fromarray(image).save(path, exif=exif, **({"quality": 95} if path.suffix == ".jpg" else {}))
+    Image.fromarray(image).save(path, exif=exif, quality=95)
     return path
 
 

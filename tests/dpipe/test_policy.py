@@ -73,9 +73,9 @@ def test_translate_moves_by_whole_pixels(operation: Translate, offset: tuple[int
 
 def test_shear() -> None:
     horizontal = draw(Shear(5, prob=1, random_negative_prob=0))
-    np.testing.assert_allclose(horizontal.matrix, [[1, 0.15, 0], [0, 1, 0]])
+    np.testing.assert_allclose(horizontal.matrix, [[1.0, 0.15, 0.0], [0.0, 1.0, 0.0]])
     vertical = draw(Shear(10, prob=1, random_negative_prob=1, direction="vertical"))
-    np.testing.assert_allclose(vertical.matrix, [[1, 0, 0], [-0.3, 1, 0]])
+    np.testing.assert_allclose(vertical.matrix, [[1.0, 0.0, 0.0], [-0.3, 1.0, 0.0]])
 
 
 def test_photometric_magnitudes() -> None:
@@ -108,7 +108,7 @@ def test_half_of_the_magnitudes_are_negative(kind: type) -> None:
 
 
 def test_auto_augment_draws_policies_evenly_and_keeps_the_order() -> None:
-    policies = [[Color(1, prob=1)], [Contrast(2, prob=1), Brightness(3, prob=1)], []]
+    policies: list[list[Operation]] = [[Color(1, prob=1)], [Contrast(2, prob=1), Brightness(3, prob=1)], []]
     drawn = [
         tuple(name for name, _ in draw(AutoAugment(policies), sample=sample).photometric) for sample in range(DRAWS)
     ]

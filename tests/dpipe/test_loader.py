@@ -1,0 +1,274 @@
+import threading
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from dpipe import loader as loader_module
+from dpipe.coco import CocoIndex
+from dpipe.errors import BadSampleError, InputError
+from dpipe.loader import Batch, DetectionLoader
+from dpipe.polygons import Polygons
+
+WriteDataset = Callable[..., tuple[CocoIndex, Path]]
+Dataset = tuple[CocoIndex, Path]
+
+AUGMENT: list[dict[str, Any]] = [
+    {
+        "type": "AutoAugment",
+        "policies": [
+            [{"type": "Rotate", "level": 5, "prob": 0.5, "scale": 1, "img_fill_val": [124, 116, 104]}],
+            [{"type": "Rotate", "level": 7}, {"type": "Translate", "level": 5, "max_translate_offset": 20}],
+        ],
+    },
+    {"type": "Resize", "scale": [[96, 48], [96, 72]]},
+    {"type": "RandomFlip"},
+    {"type": "Normalize", "mean": [123.675, 116.28, 103.53], "std": [58.395, 57.12, 57.375]},
+    {"type": "Pad", "size_divisor": 32},
+]
+
+
+@pytest.fixture
+def dataset(write_dataset: WriteDataset, noise_images: list[np.ndarray]) -> Dataset:
+    """Eleven images; all but the last have a box with a polygon, the last has a crowd only."""
+    annotations = [
+        {
+            "image_id": number,
+            "bbox": [5, 6, 20, 16],
+            "segmentation": [[5, 6, 25, 6, 25, 22, 5, 22]],
+            "iscrowd": int(number == 10),
+        }
+        for number in range(11)
+    ]
+    return write_dataset(noise_images, annotations)
+
+
+def same(first: Batch, second: Batch) -> bool:
+    """Whether two batches are equal to the last bit."""
+    pairs = zip(first.targets, second.targets, strict=True)
+    return torch.equal(first.images, second.images) and all(same_target(*pair) for pair in pairs)
+
+
+def all_same(first: Iterable[Batch], second: Iterable[Batch]) -> bool:
+    """Whether two lists of batches are equal, in number too."""
+    return all(same(*pair) for pair in zip(first, second, strict=True))
+
+
+def same_target(first: Any, second: Any) -> bool:
+    fields = ["boxes", "labels", "annotation_ids", "areas", "ignore_boxes"]
+    return (
+        (first.sample, first.image_id, first.size) == (second.sample, second.image_id, second.size)
+        and np.array_equal(first.matrix, second.matrix)
+        and all(torch.equal(getattr(first, field), getattr(second, field)) for field in fields)
+        and np.array_equal(first.masks.vertices, second.masks.vertices)
+    )
+
+
+def samples(batches: list[Batch]) -> list[int]:
+    return [target.sample for batch in batches for target in batch.targets]
+
+
+def threads_of_dpipe() -> list[str]:
+    return [thread.name for thread in threading.enumerate() if thread.name.startswith("dpipe")]
+
+
+def test_an_epoch_has_every_image_with_its_own_target(dataset: Dataset) -> None:
+    index, folder = dataset
+    loader = DetectionLoader(index, folder, augment=[], batch_size=3, pad_last=False, repeat=2)
+    batches = list(loader)
+    assert len(batches) == len(loader) == 8
+    assert sorted(samples(batches)) == list(range(22))
+    for batch in batches:
+        assert batch.images.dtype == torch.uint8
+        assert len(batch) == len(batch.targets) == len(batch.images)
+        for image, target in zip(batch.images, batch.targets, strict=True):
+            height, width = target.size
+            assert (image[0, :height, :width] == target.image_id).all()
+            assert target.image_id == target.sample % 11
+            assert target.file_name == f"{target.image_id:03d}.png"
+            assert isinstance(target.masks, Polygons)
+            assert len(target.boxes) == len(target.masks) == int(target.image_id != 10)
+            assert len(target.ignore_boxes) == int(target.image_id == 10)
+
+
+def test_shuffled_batches_hold_one_aspect(dataset: Dataset) -> None:
+    index, folder = dataset
+    batches = list(DetectionLoader(index, folder, augment=[], batch_size=2, pad_last=False))
+    landscape = [[target.size[1] >= target.size[0] for target in batch.targets] for batch in batches]
+    assert sum(len(set(batch)) > 1 for batch in landscape) <= 1
+    assert len({tuple(samples(list(DetectionLoader(index, folder, augment=[], seed=seed)))) for seed in range(3)}) == 3
+
+
+def test_evaluation_goes_in_order_once(dataset: Dataset) -> None:
+    index, folder = dataset
+    loader = DetectionLoader(index, folder, augment=AUGMENT[1:2], batch_size=4, shuffle=False, pad_last=False)
+    assert samples(list(loader)) == list(range(11))
+
+
+def test_images_without_instances_may_be_left_out(dataset: Dataset) -> None:
+    index, folder = dataset
+    batches = list(DetectionLoader(index, folder, augment=[], filter_empty=True, repeat=2))
+    assert sorted(samples(batches)) == list(range(20))
+    assert {target.image_id for batch in batches for target in batch.targets} == set(range(10))
+
+
+@pytest.mark.parametrize("options", [{"threads": 1, "prefetch": 0}, {"threads": 4, "prefetch": 5}])
+def test_batches_do_not_depend_on_threads(dataset: Dataset, options: dict[str, int]) -> None:
+    index, folder = dataset
+    first = list(DetectionLoader(index, folder, augment=AUGMENT, batch_size=2, threads=2))
+    second = list(DetectionLoader(index, folder, augment=AUGMENT, batch_size=2, **options))  # type: ignore[arg-type]
+    assert all_same(first, second)
+
+
+def test_epochs_differ_and_come_again(dataset: Dataset) -> None:
+    index, folder = dataset
+    loader = DetectionLoader(index, folder, augment=AUGMENT, batch_size=11)
+    (first,), (second,) = list(loader), list(loader)
+    assert loader.state_dict()["epoch"] == 2
+    assert not torch.equal(first.images[0, :, :32, :32], second.images[0, :, :32, :32])
+    loader.set_epoch(1)
+    (again,) = list(loader)
+    assert same(again, second)
+
+
+@pytest.mark.parametrize("taken", [0, 1, 3, 6])
+def test_it_resumes_with_the_batch_that_would_have_come(dataset: Dataset, taken: int) -> None:
+    index, folder = dataset
+    options: dict[str, Any] = {"augment": AUGMENT, "batch_size": 2, "prefetch": 3, "seed": 5}
+    whole = DetectionLoader(index, folder, **options)
+    expected = [*whole, *whole]
+
+    killed = DetectionLoader(index, folder, **options)
+    iterator = iter(killed)
+    for _ in range(taken):
+        next(iterator)
+    state = killed.state_dict()
+    assert state["consumed"] == 2 * taken
+
+    resumed = DetectionLoader(index, folder, **options)
+    resumed.load_state_dict(state)
+    rest = [*resumed, *resumed]
+    assert all_same(rest, expected[taken:])
+    # The loader that was interrupted goes on as well.
+    assert all_same(iterator, expected[taken:6])
+
+
+def test_two_ranks_see_what_one_would(dataset: Dataset) -> None:
+    index, folder = dataset
+    one = list(DetectionLoader(index, folder, augment=AUGMENT, batch_size=4))
+    ranks = [DetectionLoader(index, folder, augment=AUGMENT, batch_size=2, rank=r, world_size=2) for r in range(2)]
+    two = [list(loader) for loader in ranks]
+    assert len(one) == len(two[0]) == len(two[1]) == 3
+    for whole, *halves in zip(one, *two, strict=True):
+        targets = [target for half in halves for target in half.targets]
+        images = [image for half in halves for image in half.images]
+        for image, target, expected, reference in zip(images, targets, whole.targets, whole.images, strict=True):
+            assert same_target(target, expected)
+            height, width = target.size
+            assert torch.equal(image[:, :height, :width], reference[:, :height, :width])
+
+
+def test_breaking_off_leaves_no_threads_and_keeps_the_position(dataset: Dataset) -> None:
+    index, folder = dataset
+    loader = DetectionLoader(index, folder, augment=AUGMENT, batch_size=1, threads=3)
+    seen = []
+    for batch in loader:
+        seen.append(batch)
+        assert threads_of_dpipe()
+        if len(seen) == 4:
+            break
+    del batch
+    assert not threads_of_dpipe()
+    seen += loader
+    assert sorted(samples(seen)) == list(range(11))
+    assert not threads_of_dpipe()
+
+
+def test_a_bad_image_is_named_at_its_batch(dataset: Dataset) -> None:
+    index, folder = dataset
+    bad = folder / "004.png"
+    bad.write_bytes(bad.read_bytes()[:-30])
+    loader = DetectionLoader(index, folder, augment=AUGMENT, batch_size=2, shuffle=False, prefetch=4)
+    seen: list[Batch] = []
+    with pytest.raises(BadSampleError, match=r"images/004\.png \(sample 4\): truncated PNG"):
+        seen.extend(loader)
+    assert samples(seen) == [0, 1, 2, 3]
+    assert loader.state_dict()["consumed"] == 4
+    assert not threads_of_dpipe()
+    (folder / "000.png").unlink()
+    with pytest.raises(BadSampleError, match=r"000\.png \(sample 0\): no such image file"):
+        list(DetectionLoader(index, folder, augment=[], shuffle=False))
+
+
+def test_batches_move_to_a_device(dataset: Dataset) -> None:
+    index, folder = dataset
+    (batch, *_) = DetectionLoader(index, folder, augment=AUGMENT, batch_size=2)
+    moved = batch.to("meta")
+    assert moved.images.device.type == "meta"
+    assert moved.targets[0].boxes.device.type == moved.targets[0].ignore_boxes.device.type == "meta"
+    assert moved.targets[0].masks is batch.targets[0].masks
+    assert moved.targets[0].file_name == batch.targets[0].file_name
+
+
+def test_auto_is_opencv_on_the_cpu_and_dali_on_a_gpu(monkeypatch: pytest.MonkeyPatch, dataset: Dataset) -> None:
+    index, folder = dataset
+    assert type(DetectionLoader(index, folder, augment=[]).backend).__name__ == "OpenCVBackend"
+    monkeypatch.setattr(loader_module, "_dali_imports", lambda: False)
+    cuda = torch.device("cuda")
+    backend = loader_module._make_backend("auto", cuda, [], loader_module.Augment([]), 1, 1, 1)
+    assert type(backend).__name__ == "OpenCVBackend"
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"backend": "pil"}, "unknown backend 'pil': expected auto, opencv or dali"),
+        ({"device": "gpu"}, "unknown device 'gpu': expected cpu, cuda"),
+        ({"device": "mps"}, "device 'mps' is not supported"),
+        ({"device": "cuda:99"}, r"device 'cuda:99' is not there: this machine has \d+ CUDA devices"),
+        ({"threads": 0}, "threads must be at least 1, got 0"),
+        ({"prefetch": -1}, "prefetch must be at least 0, got -1"),
+        ({"batch_size": 0}, "batch_size must be at least 1"),
+        ({"boxes_from": "masks"}, "boxes_from must be polygons or corners, got 'masks'"),
+        ({"augment": [{"type": "Resize", "scale": [0, 5]}]}, "Resize: scale must be a pair"),
+        ({"images": "nowhere"}, "nowhere: no such folder of images"),
+    ],
+)
+def test_wrong_arguments(dataset: Dataset, options: dict[str, Any], message: str) -> None:
+    index, folder = dataset
+    with pytest.raises(InputError, match=message):
+        DetectionLoader(index, **{"images": folder, "augment": [], **options})
+
+
+def test_no_images(write_dataset: WriteDataset) -> None:
+    index, folder = write_dataset([np.zeros((9, 9, 3), np.uint8)])
+    with pytest.raises(InputError, match=r"\.json: expected at least one image with an instance to learn from"):
+        DetectionLoader(index, folder, augment=[], filter_empty=True)
+
+
+@pytest.mark.realdata
+def test_real_images_with_one_thread_and_with_two(data_root: Path) -> None:
+    folder = data_root / "coco_mini"
+    index = CocoIndex.load(folder / "annotations" / "instances_val.json")
+    augment = [AUGMENT[0], {"type": "Resize", "scale": [[640, 320], [640, 400]]}, *AUGMENT[2:]]
+    loaders = [
+        DetectionLoader(index, folder / "val", augment=augment, batch_size=4, threads=threads) for threads in (1, 2)
+    ]
+    instances = 0
+    for first, second in zip(*loaders, strict=True):
+        assert same(first, second)
+        assert first.images.shape[2] % 32 == first.images.shape[3] % 32 == 0
+        for target in first.targets:
+            instances += len(target.boxes)
+            assert isinstance(target.masks, Polygons)
+            assert len(target.boxes) == len(target.labels) == len(target.masks) == len(target.areas)
+            height, width = target.size
+            assert (target.boxes[:, :2] >= 0).all()
+            assert (target.boxes[:, 2:] <= torch.tensor([width, height])).all()
+            assert (target.boxes[:, 2:] - target.boxes[:, :2] >= 1).all()
+            sides = target.boxes[:, 2:] - target.boxes[:, :2]
+            assert (target.areas <= sides.prod(dim=1) * (1 + 1e-4)).all()
+    assert instances > 200
