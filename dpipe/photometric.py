@@ -6,7 +6,7 @@ The blends are those of Pillow's ``ImageEnhance``, which the AutoAugment papers 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import cv2
 import numpy as np
@@ -58,5 +58,10 @@ def _rounded(table: np.ndarray) -> np.ndarray:
     return np.clip(np.rint(table), 0, 255).astype(np.uint8)
 
 
-OPERATIONS = {"color": color, "brightness": brightness, "contrast": contrast, "equalize": equalize}
+OPERATIONS: dict[str, Callable[[np.ndarray, float], np.ndarray]] = {
+    "color": color,
+    "brightness": brightness,
+    "contrast": contrast,
+    "equalize": equalize,
+}
 """Every photometric operation that a plan can name."""

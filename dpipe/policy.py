@@ -395,7 +395,7 @@ class Augment:
     """
 
     def __init__(self, transforms: Sequence[Operation | Normalize | Pad | Mapping[str, Any]]) -> None:
-        built = [
+        built: list[Any] = [
             TRANSFORMS.build(transform) if isinstance(transform, Mapping) else transform for transform in transforms
         ]
         self.normalize: Normalize | None = None
