@@ -34,6 +34,7 @@ pytest.importorskip("nvidia.dali", reason="NVIDIA DALI is not installed")
 from dpipe.backends.base import padded_size
 from dpipe.backends.dali import DaliBackend
 from dpipe.backends.opencv import OpenCVBackend
+from dpipe.loader import Batch, DetectionLoader
 
 FILL = (124, 116, 104)
 IMAGENET = Normalize((123.675, 116.28, 103.53), (58.395, 57.12, 57.375))
@@ -311,3 +312,31 @@ def test_missing_dali_is_told(pictures: list[Path], monkeypatch: pytest.MonkeyPa
     monkeypatch.setitem(sys.modules, "nvidia.dali", None)
     with pytest.raises(InputError, match="install nvidia-dali-cuda120"):
         DaliBackend(pictures, augment)
+
+
+def test_the_loader_gives_the_same_batches_through_both_backends(write_dataset: Callable) -> None:
+    rng = np.random.default_rng(2)
+    images = [rng.integers(0, 256, (60 + 7 * number, 80, 3)).astype(np.uint8) for number in range(7)]
+    index, folder = write_dataset(images, [{"image_id": number, "bbox": [10, 10, 30, 20]} for number in range(7)])
+    options = {"augment": [*GEOMETRY, IMAGENET, Pad(32)], "batch_size": 2, "repeat": 2, "seed": 5}
+    dali = DetectionLoader(index, folder, backend="dali", **options)
+    opencv = DetectionLoader(index, folder, backend="opencv", **options)
+
+    def same(batch: Batch, reference: Batch) -> bool:
+        assert [target.sample for target in batch.targets] == [target.sample for target in reference.targets]
+        assert all(
+            torch.equal(ours.boxes, theirs.boxes) for ours, theirs in zip(batch.targets, reference.targets, strict=True)
+        )
+        return bool((batch.images - reference.images).abs().max() < 1 / 57)
+
+    assert all(same(*pair) for pair in zip(dali, opencv, strict=True))
+    # Broken off in the middle of an epoch, another loader goes on, and so does the same one.
+    for _ in range(3):
+        next(iter(dali))
+        next(iter(opencv))
+    resumed = DetectionLoader(index, folder, backend="dali", **options)
+    resumed.load_state_dict(dali.state_dict())
+    rest = list(opencv)
+    assert 0 < len(rest) < len(opencv)
+    assert all(same(*pair) for pair in zip(resumed, rest, strict=True))
+    assert all(same(*pair) for pair in zip(dali, rest, strict=True))
