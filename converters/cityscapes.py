@@ -179,7 +179,7 @@ def read_pair(pair: ImagePair) -> ImageRecord:
             raise ConversionError(f"{path}: is missing, although there is {partner}")
     labels = read_label_image(pair.instances)
     height, width = labels.shape
-    image_width, image_height, _ = image_size(pair.image)
+    image_width, image_height = image_size(pair.image)
     if (image_width, image_height) != (width, height):
         raise ConversionError(
             f"{pair.instances}: is {width}x{height}, but its image {pair.image} is {image_width}x{image_height}"

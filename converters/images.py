@@ -44,7 +44,7 @@ def read_label_image(path: Path) -> npt.NDArray[Any]:
     return labels.astype(labels.dtype.newbyteorder("="), copy=False)
 
 
-def image_size(path: Path) -> tuple[int, int, bool]:
+def image_size(path: Path) -> tuple[int, int]:
     """Reads the size of an image from its header, and makes sure that the file goes on to its end.
 
     The pixels are decoded only where the file's last bytes are not those of a complete PNG or JPEG.
@@ -53,7 +53,7 @@ def image_size(path: Path) -> tuple[int, int, bool]:
         path: An image.
 
     Returns:
-        Width, height (pixels, as stored), and whether EXIF asks to show it with width and height exchanged.
+        Width and height in pixels, as stored: EXIF's orientation is not applied.
 
     Raises:
         ConversionError: The file is missing, no image, or truncated.
@@ -62,8 +62,19 @@ def image_size(path: Path) -> tuple[int, int, bool]:
         width, height = image.size
         if not _ends_as_expected(path, image.format):
             image.load()
-        transposed = image.getexif().get(EXIF_ORIENTATION) in EXIF_TRANSPOSING
-    return width, height, transposed
+    return width, height
+
+
+def is_shown_transposed(path: Path) -> bool:
+    """Tells whether EXIF asks to show an image with its width and height exchanged.
+
+    This can cost a full decoding (of a PNG, whose metadata may follow the pixels).
+
+    Raises:
+        ConversionError: The file is missing or damaged.
+    """
+    with _image(path) as image:
+        return image.getexif().get(EXIF_ORIENTATION) in EXIF_TRANSPOSING
 
 
 def _ends_as_expected(path: Path, image_format: str | None) -> bool:

@@ -23,7 +23,7 @@ from typing import Any
 from converters.coco_json import ImageRecord, make_document, summarize, writable_folder, write_json
 from converters.errors import ConversionError
 from converters.folders import existing_root
-from converters.images import image_size, read_label_image
+from converters.images import image_size, is_shown_transposed, read_label_image
 from converters.report import ConversionReport
 from converters.rle import encode_label_image
 from converters.runner import OnError, exit_on_sigterm, map_files
@@ -232,10 +232,10 @@ def _checked_size(image: Path, annotation: VocAnnotation, annotation_path: Path)
     Raises:
         ConversionError: The annotation was made for an image of another size, so its boxes mean something else.
     """
-    width, height, transposed = image_size(image)
+    width, height = image_size(image)
     if annotation.size is None or annotation.size == (width, height):
         return width, height
-    if transposed and annotation.size == (height, width):
+    if annotation.size == (height, width) and is_shown_transposed(image):
         return height, width
     written = f"{annotation.size[0]}x{annotation.size[1]}"
     raise ConversionError(f"{annotation_path}: <size> is {written}, but the image {image} is {width}x{height}")

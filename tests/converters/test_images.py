@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from converters.errors import ConversionError
-from converters.images import image_size, read_label_image
+from converters.images import image_size, is_shown_transposed, read_label_image
 
 
 @pytest.mark.parametrize(
@@ -46,7 +46,7 @@ def noise(path, **options):
 
 @pytest.mark.parametrize("name", ["image.png", "image.jpg", "image.bmp"])
 def test_size_of_a_whole_image(tmp_path, name):
-    assert image_size(noise(tmp_path / name)) == (48, 64, False)
+    assert image_size(noise(tmp_path / name)) == (48, 64)
 
 
 @pytest.mark.parametrize("name", ["image.png", "image.jpg", "image.bmp"])
@@ -61,13 +61,22 @@ def test_truncated_image_is_an_error(tmp_path, name, share):
 def test_bytes_after_the_end_are_harmless(tmp_path):
     path = noise(tmp_path / "image.jpg")
     path.write_bytes(path.read_bytes() + b"\0\0\0 padding")
-    assert image_size(path) == (48, 64, False)
+    assert image_size(path) == (48, 64)
 
 
 def test_exif_orientation_is_told(tmp_path):
     exif = Image.Exif()
     exif[0x0112] = 6
-    assert image_size(noise(tmp_path / "image.jpg", exif=exif)) == (48, 64, True)
+    path = noise(tmp_path / "image.jpg", exif=exif)
+    assert image_size(path) == (48, 64)
+    assert is_shown_transposed(path)
+    assert not is_shown_transposed(noise(tmp_path / "plain.jpg"))
+
+
+def test_size_of_a_whole_png_needs_no_decoding(tmp_path, monkeypatch):
+    path = noise(tmp_path / "image.png")
+    monkeypatch.setattr("PIL.ImageFile.ImageFile.load", lambda self: pytest.fail("the pixels were decoded"))
+    assert image_size(path) == (48, 64)
 
 
 @pytest.mark.parametrize(

@@ -48,6 +48,11 @@ def test_a_process_that_dies_is_one_clear_error():
         run(os._exit, [1] * 20, nproc=2)
 
 
+def test_workers_leave_ctrl_c_to_the_parent():
+    handlers, _ = run(signal.getsignal, [signal.SIGINT] * 20, nproc=2)
+    assert set(handlers) == {signal.SIG_IGN}
+
+
 @pytest.mark.parametrize(
     ("options", "line"), [({"nproc": 0}, "nproc is 0"), ({"on_error": "stop"}, "on_error is 'stop'")]
 )

@@ -181,6 +181,23 @@ def test_exif_decides_only_where_it_makes_the_size_agree(write_voc, voc_object_x
     assert (image["width"], image["height"]) == (40, 30)
 
 
+@pytest.mark.parametrize(
+    ("endings", "chosen"), [([".png", ".jpg", ".txt"], ".jpg"), ([".PNG"], ".PNG"), ([".bmp", ".png"], ".png")]
+)
+def test_images_of_other_formats(write_voc, voc_object_xml, tmp_path, endings, chosen):
+    root = write_voc({"a": voc_object_xml("dog", (1, 1, 5, 5))}, {"train": ["a"]})
+    folder = root / "VOC2012/JPEGImages"
+    (folder / "a.jpg").rename(tmp_path / "a.jpg")
+    for ending in endings:
+        if ending == ".txt":
+            (folder / "a.txt").touch()
+        else:
+            Image.open(tmp_path / "a.jpg").save(folder / f"a{ending}")
+    convert(root, tmp_path / "out")
+    (image,) = read(tmp_path / "out", "voc_2012_train")["images"]
+    assert image["file_name"] == f"VOC2012/JPEGImages/a{chosen}"
+
+
 def test_files_are_the_same_whatever_nproc(write_voc, voc_object_xml, tmp_path):
     names = [f"i{number:02d}" for number in range(20)]
     images = {name: voc_object_xml("dog", (1 + n, 1, 20 + n, 9)) for n, name in enumerate(names)}

@@ -23,8 +23,9 @@ def test_masks_in_another_order_go_by_their_boxes():
 
 
 def test_order_settles_boxes_that_are_nearly_the_same():
-    boxes = [(0, 0, 50, 50), (1, 0, 51, 50)]
-    assert matched_ids(boxes, [mask(1, 1, 0, 50, 50), mask(2, 1, 1, 50, 50)]) == [1, 2]
+    boxes = [(0, 0, 50, 50), (1, 0, 50, 50)]
+    # By boxes alone the first mask, slightly shrunk, would fit the second object better.
+    assert matched_ids(boxes, [mask(1, 2, 0, 50, 50), mask(2, 3, 1, 50, 50)]) == [1, 2]
 
 
 def test_object_without_a_mask_and_mask_without_an_object():
