@@ -1,4 +1,4 @@
-"""What tests of models share: the reference cases."""
+"""What tests of detect share: the reference cases, and a tiny data set of drawn shapes with a recipe for it."""
 
 from __future__ import annotations
 
@@ -9,11 +9,14 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import cv2
+import numpy as np
 import pytest
 from safetensors.torch import load_file
 from torch import Tensor
 
 PARITY = Path(__file__).parents[1] / "data" / "parity"
+CLASSES = ["box", "disc"]
 
 
 @dataclass(frozen=True)
@@ -56,3 +59,120 @@ def parity() -> Callable[[str], ParityCase]:
         return cases.setdefault(name, ParityCase(PARITY / name))
 
     return case
+
+
+@dataclass
+class Shapes:
+    """Where the data set and the recipe are.
+
+    Attributes:
+        root: Holds ``train.json``, ``val.json``, ``images/`` and ``recipe.yaml``.
+    """
+
+    root: Path
+
+    @property
+    def recipe(self) -> Path:
+        return self.root / "recipe.yaml"
+
+    @property
+    def images(self) -> list[Path]:
+        return sorted((self.root / "images").iterdir())
+
+    def config(self, *overrides: str):
+        from detect.config import load_config
+
+        return load_config(self.recipe, overrides)
+
+    def edit(self, name: str, change: Callable[[Any], None]) -> None:
+        """Changes one of the JSON files."""
+        path = self.root / name
+        content = json.loads(path.read_text())
+        change(content)
+        path.write_text(json.dumps(content))
+
+
+def draw_shapes(folder: Path, count: int, width: int, height: int, seed: int) -> dict[str, Any]:
+    """Draws images of one to three bright boxes and discs, and returns their annotations as COCO JSON."""
+    rng = np.random.default_rng(seed)
+    images, annotations = [], []
+    for number in range(count):
+        canvas = rng.integers(60, 90, (height, width, 3), dtype=np.uint8)
+        for slot in rng.permutation(3)[: rng.integers(1, 4)]:  # thirds of the width, so that shapes do not overlap
+            side = int(rng.integers(height // 4, height // 2))
+            x = int(slot * width / 3 + rng.integers(0, max(1, width // 3 - side)))
+            y = int(rng.integers(0, height - side))
+            label = int(rng.integers(2))
+            mask = np.zeros((height, width), np.uint8)
+            if label == 0:
+                mask[y : y + side, x : x + side] = 1
+            else:
+                cv2.circle(mask, (x + side // 2, y + side // 2), side // 2 - 1, 1, -1)
+            canvas[mask > 0] = (230, 120, 40) if label == 0 else (40, 160, 230)
+            (outline,), _ = cv2.findContours(mask, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
+            left, top, wide, high = cv2.boundingRect(mask)
+            annotations.append(
+                {
+                    "id": len(annotations) + 1,
+                    "image_id": number + 1,
+                    "category_id": (4, 9)[label],
+                    "bbox": [left, top, wide, high],
+                    "area": int(mask.sum()),
+                    "iscrowd": 0,
+                    "segmentation": [outline.reshape(-1).tolist()],
+                }
+            )
+        name = f"{number:02d}.png"
+        cv2.imwrite(str(folder / name), canvas)
+        images.append({"id": number + 1, "file_name": name, "width": width, "height": height})
+    categories = [{"id": id_, "name": name} for id_, name in zip((4, 9), CLASSES, strict=True)]
+    return {"images": images, "annotations": annotations, "categories": categories}
+
+
+def small_recipe(root: Path, *, channels: int, long: int, short: int) -> dict[str, Any]:
+    """A narrow Cascade Mask R-CNN with AugFPN on the shapes in ``root``."""
+    normalize = {"type": "Normalize", "mean": [123.675, 116.28, 103.53], "std": [58.395, 57.12, 57.375]}
+    resize = {"type": "Resize", "scale": [long, short], "keep_ratio": True}
+    pad = {"type": "Pad", "size_divisor": 32}
+    stds = [[0.1, 0.1, 0.2, 0.2], [0.05, 0.05, 0.1, 0.1], [0.033, 0.033, 0.067, 0.067]]
+    head = {"type": "Shared2FCBBoxHead", "fc_out_channels": 2 * channels, "reg_class_agnostic": True}
+    mask_head = {"type": "FCNMaskHead", "num_convs": 1, "conv_out_channels": channels}
+    return {
+        "_base_": "demo_streets",
+        "model": {
+            "backbone": {"base_channels": channels},
+            "neck": {"out_channels": channels},
+            "rpn_head": {"feat_channels": channels},
+            "roi_head": {
+                "bbox_head": [{**head, "target_stds": std} for std in stds],
+                "mask_head": [mask_head] * 3,
+                "sampler": {"num": 32},
+            },
+        },
+        "data": {
+            "root": str(root),
+            "train": {"annotations": "${data.root}/train.json", "images": "${data.root}/images"},
+            "val": {"annotations": "${data.root}/val.json", "images": "${data.root}/images"},
+            "classes": None,
+            "batch_size": 2,
+            "train_transforms": [resize, {"type": "RandomFlip", "prob": 0.5}, normalize, pad],
+            "test_transforms": [resize, normalize, pad],
+        },
+        "train": {"epochs": 2, "eval_every": 2, "log_every": 1},
+    }
+
+
+@pytest.fixture
+def shapes(tmp_path: Path) -> Shapes:
+    """Six drawn images of 96x64 pixels, four to train on and the last two to validate, and a recipe for them."""
+    root = tmp_path / "shapes"
+    (root / "images").mkdir(parents=True)
+    truth = draw_shapes(root / "images", 6, 96, 64, seed=0)
+    for name, ids in (("train.json", range(1, 5)), ("val.json", range(5, 7))):
+        part = {
+            key: [row for row in truth[key] if row[id_] in ids]
+            for key, id_ in (("images", "id"), ("annotations", "image_id"))
+        }
+        (root / name).write_text(json.dumps({**part, "categories": truth["categories"]}))
+    (root / "recipe.yaml").write_text(json.dumps(small_recipe(root, channels=8, long=96, short=64)))
+    return Shapes(root)

@@ -39,8 +39,8 @@ class AuxiliaryHead(nn.Module):
         loss_weight: What all its losses are multiplied by.
         bbox_size: S, side of the RoI features of the bbox head.
         mask_size: s, side of the RoI features of the mask head.
-        sampling_ratio: Samples per cell and axis of RoIAlign, the authors' 2; 0 adapts their number to the size, which makes
-            large RoIs on fine levels slow.
+        sampling_ratio: Samples per cell and axis of RoIAlign, the authors' 2; 0 adapts their number to the RoI's size,
+            which makes large RoIs slow on fine levels.
     """
 
     def __init__(

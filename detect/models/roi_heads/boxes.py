@@ -46,7 +46,7 @@ def class_deltas(head: BBoxHead, deltas: Tensor, rows: Tensor, labels: Tensor) -
     """The four deltas (k, 4) of rows (k,) for their labels (k,)."""
     if head.reg_class_agnostic:
         return deltas[rows]
-    return deltas.view(len(deltas), -1, 4)[rows, labels]
+    return deltas.unflatten(1, (-1, 4))[rows, labels]
 
 
 def box_losses(head: BBoxHead, logits: Tensor, deltas: Tensor, samples: Sequence[Samples]) -> dict[str, Tensor]:
