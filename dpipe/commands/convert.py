@@ -129,7 +129,7 @@ def _names(values: Sequence[str] | None) -> list[str] | None:
 
 
 def _show(report: ConversionReport) -> None:
-    """Prints the closing table, and on stderr what was left out."""
+    """Prints the closing table and the files written, and on stderr what was left out."""
     from rich.console import Console
     from rich.table import Table
 
@@ -137,14 +137,12 @@ def _show(report: ConversionReport) -> None:
     table.add_column("split")
     for title in ("images", "instances", "masks", "crowd", "ignored", "categories"):
         table.add_column(title, justify="right")
-    table.add_column("file", overflow="fold")
     for split in report.splits:
         counts = (split.images, split.instances, split.masks, split.crowd, split.ignored, split.categories)
-        table.add_row(split.name, *map(str, counts), str(split.path))
-    console = Console(markup=False, highlight=False)
-    if not console.is_terminal:
-        console = Console(markup=False, highlight=False, width=1000)  # a pipe has no width to fold paths into
-    console.print(table)
+        table.add_row(split.name, *map(str, counts))
+    Console(markup=False, highlight=False).print(table)
+    for split in report.splits:
+        typer.echo(f"{split.name}: {split.path}")  # below the table, whose columns would break a path into pieces
     for note in report.notes:
         typer.echo(note, err=True)
     if report.skipped:
