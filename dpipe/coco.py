@@ -196,9 +196,7 @@ class _Reader:
     def name(self, kind: str, records: list[Record], index: int) -> str:
         """A record for a message: by its id where it has one."""
         identity = records[index].get("id")
-        return (
-            f"{kind} {identity}" if identity is not None else f"{kind} at place {index} of the list, which has no id,"
-        )
+        return f"{kind} {identity}" if identity is not None else f"entry {index} of the {kind} list"
 
     def column(self, records: list[Record], kind: str, key: str, fits: Callable[[Any], bool], wanted: str) -> list[Any]:
         """One value of each record; the first that is missing or does not fit is an error."""
@@ -206,7 +204,7 @@ class _Reader:
             if key not in record:
                 self.fail(f"{self.name(kind, records, index)} has no {key!r}")
             if not fits(record[key]):
-                self.fail(f"{self.name(kind, records, index)}: {key!r} is {record[key]!r}; {wanted} was expected")
+                self.fail(f"{self.name(kind, records, index)}: {key!r} is {_shown(record[key])}; {wanted} was expected")
         return [record[key] for record in records]
 
     def strings(self, records: list[Record], kind: str, key: str) -> tuple[str, ...]:
@@ -275,7 +273,8 @@ class _Reader:
         """(M,) areas; see ``CocoIndex``."""
         given = [record.get("area") for record in annotations]
         if set(map(type, given)) - {int, float, type(None)}:
-            self.column(annotations, "annotation", "area", _is_number, "a number")
+            stated = [record for record in annotations if record.get("area") is not None]
+            self.column(stated, "annotation", "area", _is_number, "a number")
         areas = np.array(given, dtype=np.float64)  # None reads as nan
         missing = np.isnan(areas)
         if missing.any():
@@ -289,6 +288,12 @@ def _crowd(annotations: list[Record]) -> NDArray[np.bool_]:
     """(M,) whether an annotation is an ignore region."""
     flags = [bool(one.get("iscrowd") or one.get("ignore") or one.get("difficult")) for one in annotations]
     return np.array(flags, dtype=np.bool_)
+
+
+def _shown(value: Any) -> str:
+    """A value for a message, cut short."""
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."
 
 
 def _is_number(value: Any) -> bool:

@@ -153,10 +153,12 @@ def _read_run_lengths(
 
 def _check_totals(counts: Ints, offsets: Ints, shapes: Ints, name: Where) -> None:
     """Run lengths are not negative and fill the mask."""
+    pixels = shapes.prod(axis=1)
     running = offsets_of(counts)
     totals = running[offsets[1:]] - running[offsets[:-1]]
-    negative = offsets_of((counts < 0).astype(np.int64))
-    bad = (totals != shapes.prod(axis=1)) | (negative[offsets[1:]] > negative[offsets[:-1]])
+    # One that is larger than the mask could make a sum that overflows look right.
+    wrong = offsets_of(((counts < 0) | (counts > np.repeat(pixels, np.diff(offsets)))).astype(np.int64))
+    bad = (totals != pixels) | (wrong[offsets[1:]] > wrong[offsets[:-1]])
     if bad.any():
         index = int(np.argmax(bad))
         height, width = shapes[index].tolist()
