@@ -165,6 +165,16 @@ def test_evaluation_that_finds_nothing(kind, cause):
             assert detections.masks == []
 
 
+def test_bfloat16_leaves_losses_and_boxes_in_float32():
+    model, images, targets = build("cascade"), torch.randn(2, 3, 64, 96), [make_target(OBJECTS), make_target([])]
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        losses = check_step(model, images, targets)
+        with torch.no_grad():
+            detections = model.eval()(images, targets)[0]
+    assert {value.dtype for value in losses.values()} == {torch.float32}
+    assert detections.boxes.dtype == detections.scores.dtype == torch.float32
+
+
 def test_training_repeats_with_the_seed():
     targets = [make_target(OBJECTS)]
     images = torch.randn(1, 3, 64, 96)
