@@ -245,12 +245,19 @@ def jpeg(path: Path, size: tuple[int, int] = (80, 60), **options: object) -> Pat
     return path
 
 
+def corrupt(path: Path) -> bytes:
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2 : len(data) // 2 + 200] = bytes(200)
+    return bytes(data)
+
+
 BAD_FILES: dict[str, tuple[Callable[[Path], Path], str]] = {
     "missing": (lambda root: root / "gone.jpg", "no such image file"),
     "empty": (lambda root: spoil(root / "empty.png", b""), "empty"),
     "text": (lambda root: spoil(root / "text.jpg", b"hello, world"), "no image in a known format"),
     "truncated JPEG": (lambda root: spoil(root / "half.jpg", jpeg(root / "a.jpg").read_bytes()[:-500]), "truncated"),
     "truncated PNG": (lambda root: spoil(root / "half.png", jpeg(root / "a.png").read_bytes()[:-500]), "truncated"),
+    "corrupt PNG": (lambda root: spoil(root / "corrupt.png", corrupt(jpeg(root / "a.png"))), "corrupt"),
     "other size": (lambda root: jpeg(root / "small.jpg", (60, 40)), "60x40 pixels, the annotations say 80x60"),
 }
 
