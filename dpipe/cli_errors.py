@@ -26,9 +26,10 @@ def one_line_errors(debug: bool, *known: type[Exception]) -> Iterator[None]:
     Raises:
         typer.Exit: With code 2 for a known error, 130 for Ctrl-C.
     """
+    for_the_user: tuple[type[Exception], ...] = (InputError, *known)
     try:
         yield
-    except (InputError, *known) as error:
+    except for_the_user as error:
         if debug:
             raise
         fail(str(error))
