@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from dpipe.errors import InputError
 from dpipe.polygons import Polygons
+from dpipe.problems import shorten
 from dpipe.ragged import offsets_of
 
 Record = dict[str, Any]
@@ -204,7 +205,9 @@ class _Reader:
             if key not in record:
                 self.fail(f"{self.name(kind, records, index)} has no {key!r}")
             if not fits(record[key]):
-                self.fail(f"{self.name(kind, records, index)}: {key!r} is {_shown(record[key])}; {wanted} was expected")
+                self.fail(
+                    f"{self.name(kind, records, index)}: {key!r} is {shorten(record[key])}; {wanted} was expected"
+                )
         return [record[key] for record in records]
 
     def strings(self, records: list[Record], kind: str, key: str) -> tuple[str, ...]:
@@ -288,12 +291,6 @@ def _crowd(annotations: list[Record]) -> NDArray[np.bool_]:
     """(M,) whether an annotation is an ignore region."""
     flags = [bool(one.get("iscrowd") or one.get("ignore") or one.get("difficult")) for one in annotations]
     return np.array(flags, dtype=np.bool_)
-
-
-def _shown(value: Any) -> str:
-    """A value for a message, cut short."""
-    text = repr(value)
-    return text if len(text) <= 60 else text[:57] + "..."
 
 
 def _is_number(value: Any) -> bool:

@@ -12,6 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from dpipe.errors import InputError
 from dpipe.polygon_trace import trace_runs
+from dpipe.problems import shorten
 from dpipe.ragged import Ints, group_numbers, offsets_of, ranges
 
 Arrays = tuple[NDArray[np.float32], Ints, Ints, NDArray[np.bool_]]
@@ -89,15 +90,15 @@ def _malformed_list(segmentations: Sequence[Any], name: Where) -> InputError:
             continue
         if not isinstance(value, (list, tuple)):
             return InputError(
-                f"{name(number)}: segmentation is neither a list of polygons nor a run-length mask but {_shown(value)}"
+                f"{name(number)}: segmentation is neither a list of polygons nor a run-length mask but {shorten(value)}"
             )
         for index, ring in enumerate(value):
             here = f"{name(number)}: polygon {index} of the segmentation"
             if not isinstance(ring, (list, tuple)):
-                return InputError(f"{here} is not a list [x0, y0, x1, y1, ...] but {_shown(ring)}")
+                return InputError(f"{here} is not a list [x0, y0, x1, y1, ...] but {shorten(ring)}")
             for entry in ring:
                 if not isinstance(entry, (int, float)) or not np.isfinite(entry):
-                    return InputError(f"{here} holds {_shown(entry)} where a finite number was expected")
+                    return InputError(f"{here} holds {shorten(entry)} where a finite number was expected")
             if len(ring) % 2:
                 return InputError(f"{here} has {len(ring)} coordinates; pairs of x and y were expected")
     return InputError("a segmentation cannot be read as polygons")
@@ -116,7 +117,7 @@ def _read_run_lengths(
         value = segmentations[number]
         size, counts = value.get("size"), value.get("counts")
         if not _is_size(size):
-            raise InputError(f"{name(number)}: run-length mask has size {_shown(size)}; [height, width] was expected")
+            raise InputError(f"{name(number)}: run-length mask has size {shorten(size)}; [height, width] was expected")
         shapes[index] = size
         if expected is not None and (shapes[index] != expected[number]).any():
             height, width = expected[number].tolist()
@@ -131,7 +132,7 @@ def _read_run_lengths(
             plain_counts.append(counts)
         else:
             raise InputError(
-                f"{name(number)}: run-length mask has counts {_shown(counts)}; a string or a list was expected"
+                f"{name(number)}: run-length mask has counts {shorten(counts)}; a string or a list was expected"
             )
     numbers, lengths = _decompress(texts)
     if plain:
@@ -223,9 +224,3 @@ def _is_size(value: Any) -> bool:
 
 def _are_ints(values: Sequence[Any]) -> bool:
     return all(isinstance(value, int) and abs(value) < 2**31 for value in values)
-
-
-def _shown(value: Any) -> str:
-    """A value for a message, cut short."""
-    text = repr(value)
-    return text if len(text) <= 60 else text[:57] + "..."

@@ -156,6 +156,8 @@ class Polygons:
     def to_grids(self, boxes: ArrayLike, instances: ArrayLike, size: int) -> NDArray[np.float32]:
         """The share of each cell that is inside, on a grid laid over each box; no full-size mask is made.
 
+        Shares are exact areas, except in a cell where a ring crosses itself or two parts overlap.
+
         Args:
             boxes: (n, 4) xyxy boxes; one without width or height gives zeros.
             instances: (n,) which instance each box looks at.

@@ -62,6 +62,10 @@ def test_prongs_become_parts_with_nothing_between() -> None:
     below = letter_u().transform(g.translation(0, -5)).clip(20, 20)
     assert len(below.holes) == 1
     assert below.areas()[0] == 2 * 2 * 5 + 4 * 2
+    # The border along the inner edge of what joins them, which lies outside then.
+    along = letter_u().clip(20, 8)
+    assert len(along.holes) == 2
+    assert along.areas()[0] == 2 * 2 * 7
     # A second border takes one prong away: the box must not remember it.
     np.testing.assert_array_equal(letter_u().clip(8, 5).boxes(), [[2, 1, 4, 5]])
 
@@ -152,6 +156,24 @@ def test_turned_masks_and_self_crossing_polygons_keep_what_is_inside(seed: int) 
     assert ((clipped.vertices >= 0) & (clipped.vertices <= [40, 30])).all()
     before, after = samples(polygons, 40, 30, 8), samples(clipped, 40, 30, 8)
     assert (before != after).sum() <= 2
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_edges_on_the_border_are_where_the_inside_meets_it(seed: int) -> None:
+    # Where a ring crosses the border, sorted, lie the ends of its inside there; any other edge on it would be a bridge.
+    ring = np.random.default_rng(seed).uniform(-20, 60, (9, 2)).astype(np.float32).astype(np.float64)
+    start, end = ring, np.roll(ring, -1, axis=0)
+    across = (start[:, 0] < 40) != (end[:, 0] < 40)
+    a, b = start[across], end[across]
+    ends = np.sort(a[:, 1] + (b[:, 1] - a[:, 1]) * (40 - a[:, 0]) / (b[:, 0] - a[:, 0])).clip(0, 30).reshape(-1, 2)
+    clipped = Polygons.from_coco([[ring.ravel().tolist()]]).clip(40, 30)
+    length = 0.0
+    for number in range(len(clipped.holes)):
+        points = clipped.vertices[slice(*clipped.ring_offsets[number : number + 2])].astype(np.float64)
+        following = np.roll(points, -1, axis=0)
+        on_border = (points[:, 0] == 40) & (following[:, 0] == 40)
+        length += np.abs(following - points)[on_border, 1].sum()
+    assert length == pytest.approx((ends[:, 1] - ends[:, 0]).sum(), abs=1e-4)
 
 
 @pytest.mark.parametrize("seed", range(20))
