@@ -22,7 +22,8 @@ from converters.folders import chosen, existing_root
 from converters.images import image_size, read_label_image
 from converters.report import ConversionReport
 from converters.rle import encode_label_image
-from converters.runner import OnError, exit_on_sigterm, map_files
+from converters.runner import OnError, map_files
+from converters.signals import exit_on_sigterm
 
 ROOT_VARIABLE = "CITYSCAPES_DATASET"
 DEFAULT_ROOT = Path("data/cityscapes")

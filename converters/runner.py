@@ -7,16 +7,16 @@ import os
 import signal
 import threading
 import traceback
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import closing, contextmanager
+from contextlib import closing
 from dataclasses import dataclass
-from types import FrameType
 from typing import Generic, Literal, TypeVar
 
 from converters.errors import ConversionError
 from converters.progress import progress
+from converters.signals import signals_held_back
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -25,7 +25,6 @@ OnError = Literal["fail", "skip"]
 # Items are handed out in groups, so that passing them costs little; a process is not worth its start for less than one
 # group.
 ITEMS_PER_CHUNK = 8
-EXIT_TERMINATED = 143
 
 
 class WorkerError(Exception):
@@ -123,7 +122,9 @@ def _in_processes(
     context.set_forkserver_preload(["__main__", function.__module__])
     executor = ProcessPoolExecutor(workers, mp_context=context, initializer=_prepare_worker)
     try:
-        for future in [executor.submit(_run_chunk, function, chunk) for chunk in chunks]:
+        with signals_held_back():  # a worker that is interrupted at its start, or unknown to its parent, makes a mess
+            futures = [executor.submit(_run_chunk, function, chunk) for chunk in chunks]
+        for future in futures:
             yield future.result()
     except BrokenProcessPool as error:
         raise ConversionError(
@@ -144,23 +145,3 @@ def _prepare_worker() -> None:
             os._exit(1)
 
     threading.Thread(target=follow, daemon=True).start()
-
-
-@contextmanager
-def exit_on_sigterm() -> Iterator[None]:
-    """Lets SIGTERM end the process as an exception does, so that clean-up code runs."""
-
-    def leave(signum: int, frame: FrameType | None) -> None:
-        raise SystemExit(EXIT_TERMINATED)
-
-    if (
-        threading.current_thread() is not threading.main_thread()
-        or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL
-    ):
-        yield  # signals are the main thread's, and a handler of the caller's is left alone
-        return
-    signal.signal(signal.SIGTERM, leave)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)

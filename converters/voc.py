@@ -26,7 +26,8 @@ from converters.folders import existing_root
 from converters.images import image_size, is_shown_transposed, read_label_image
 from converters.report import ConversionReport
 from converters.rle import encode_label_image
-from converters.runner import OnError, exit_on_sigterm, map_files
+from converters.runner import OnError, map_files
+from converters.signals import exit_on_sigterm
 from converters.voc_masks import match_masks
 from converters.voc_splits import Split, VocImage, find_splits, find_years
 from converters.voc_xml import VocAnnotation, VocObject, read_annotation

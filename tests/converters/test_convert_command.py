@@ -127,10 +127,10 @@ def test_import_stays_light():
 
 @pytest.fixture
 def long_conversion(write_cityscapes, street, tmp_path):
-    """Starts a conversion that takes many seconds, in a process group of its own, and waits until it is at work."""
+    """Starts a conversion that takes many seconds, in a process group of its own, and waits until it has begun."""
     root = write_cityscapes({"train": {"x/x_0": street(0, 1024, 2048)}})
     for path in (root / "leftImg8bit/train/x/x_0_leftImg8bit.png", root / "gtFine/train/x/x_0_gtFine_instanceIds.png"):
-        for number in range(1, 3000):
+        for number in range(1, 1000):
             os.link(path, path.with_name(path.name.replace("x_0", f"x_{number}")))
     (tmp_path / "out").mkdir()
     command = [sys.executable, "-c", "from dpipe.cli import main; main()", "convert", "cityscapes", str(root)]
@@ -145,7 +145,6 @@ def long_conversion(write_cityscapes, street, tmp_path):
     while not (tmp_path / "out" / "new").exists():
         assert time.monotonic() < deadline
         time.sleep(0.01)
-    time.sleep(0.7)
     yield process
     if group_is_alive(process):
         os.killpg(process.pid, signal.SIGKILL)
@@ -168,8 +167,10 @@ def wait_for_group(process):
 
 
 @pytest.mark.skipif(not Path("/proc").exists(), reason="process groups as on Linux")
+@pytest.mark.parametrize("seconds", [0.1, 0.7], ids=["while workers start", "at work"])
 @pytest.mark.parametrize(("stop", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_stopped_conversion_leaves_nothing_behind(long_conversion, tmp_path, stop, code):
+def test_stopped_conversion_leaves_nothing_behind(long_conversion, tmp_path, stop, code, seconds):
+    time.sleep(seconds)
     if stop is signal.SIGINT:
         os.killpg(long_conversion.pid, stop)  # Ctrl-C reaches all processes of the terminal
     else:
@@ -184,6 +185,7 @@ def test_stopped_conversion_leaves_nothing_behind(long_conversion, tmp_path, sto
 
 @pytest.mark.skipif(not Path("/proc").exists(), reason="process groups as on Linux")
 def test_killed_conversion_takes_its_workers_along(long_conversion, tmp_path):
+    time.sleep(0.7)
     long_conversion.kill()
     long_conversion.wait()
     wait_for_group(long_conversion)

@@ -4,12 +4,11 @@ import math
 import operator
 import os
 import signal
-import threading
 
 import pytest
 
 from converters.errors import ConversionError
-from converters.runner import exit_on_sigterm, map_files
+from converters.runner import map_files
 
 # Functions of the standard library: the other processes must be able to import them.
 
@@ -79,34 +78,3 @@ def test_bar_in_a_terminal(capsys, monkeypatch):
     monkeypatch.setenv("FORCE_COLOR", "1")
     run(operator.neg, list(range(17)), nproc=1, show_progress=True)
     assert "17/17" in capsys.readouterr().err
-
-
-def test_sigterm_runs_clean_up_and_exits_143():
-    cleaned = []
-
-    def work():
-        with exit_on_sigterm():
-            try:
-                os.kill(os.getpid(), signal.SIGTERM)
-                signal.pause()
-            finally:
-                cleaned.append(True)
-
-    with pytest.raises(SystemExit) as caught:
-        work()
-    assert caught.value.code == 143
-    assert cleaned
-    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
-
-
-def test_signals_are_left_alone_outside_the_main_thread():
-    handlers = []
-
-    def work():
-        with exit_on_sigterm():
-            handlers.append(signal.getsignal(signal.SIGTERM))
-
-    thread = threading.Thread(target=work)
-    thread.start()
-    thread.join()
-    assert handlers == [signal.SIG_DFL]
