@@ -1,1 +1,63 @@
-"""A compact trainer for Cascade Mask R-CNN, Faster R-CNN and their family, from short YAML recipes."""
+"""A compact trainer for Cascade Mask R-CNN, Faster R-CNN and their family, from short YAML recipes.
+
+Each command has a function of its name: ``load_config``, ``train``, ``evaluate``, ``predict``.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from detect.config import Config, build_augment, build_model, load_config
+    from detect.control import TrainingInterruptedError
+    from detect.evaluation import evaluate
+    from detect.metrics import CocoScores
+    from detect.models.detections import Detections
+    from detect.prediction import predict
+    from detect.registry import MODELS
+    from detect.trained import Trained, load_trained
+    from detect.training import train
+
+# Imported when first asked for, so that the command line answers without PyTorch.
+_HOMES = {
+    "MODELS": "detect.registry",
+    "CocoScores": "detect.metrics",
+    "Config": "detect.config",
+    "Detections": "detect.models.detections",
+    "Trained": "detect.trained",
+    "TrainingInterruptedError": "detect.control",
+    "build_augment": "detect.config",
+    "build_model": "detect.config",
+    "evaluate": "detect.evaluation",
+    "load_config": "detect.config",
+    "load_trained": "detect.trained",
+    "predict": "detect.prediction",
+    "train": "detect.training",
+}
+
+__all__ = [
+    "MODELS",
+    "CocoScores",
+    "Config",
+    "Detections",
+    "Trained",
+    "TrainingInterruptedError",
+    "build_augment",
+    "build_model",
+    "evaluate",
+    "load_config",
+    "load_trained",
+    "predict",
+    "train",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

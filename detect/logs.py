@@ -43,14 +43,12 @@ class RunLog:
         work_dir: Gets ``train.jsonl`` and ``tensorboard/``.
         first_iteration: Iterations done before; what an earlier run logged beyond them is dropped.
         total: Iterations of the whole run.
+        console: Where lines and the bar go.
         active: Whether this is the first process.
-        console: Where lines and the bar go; standard output by default.
     """
 
-    def __init__(
-        self, work_dir: Path, first_iteration: int, total: int, active: bool = True, console: Console | None = None
-    ) -> None:
-        self.console = console or Console(highlight=False, soft_wrap=True)
+    def __init__(self, work_dir: Path, first_iteration: int, total: int, console: Console, active: bool = True) -> None:
+        self.console = console
         self.active = active
         self.total = total
         self.records: list[dict[str, Any]] = []

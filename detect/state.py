@@ -1,6 +1,6 @@
 """Checkpoints of a training run: written whole or not at all, and verified when they are read.
 
-A checkpoint is a folder, ``checkpoints/iter_00000500``, with three files:
+A checkpoint is a folder, ``checkpoints/iter_00000500``, with three files; ``checkpoints/last`` links to the newest:
 
 * ``model.safetensors``: the weights; the metadata tells class names, category ids, recipe, epoch and iteration.
 * ``state.pt``: what else training needs to go on (optimizer, position in the data); loads with ``weights_only=True``.
@@ -131,6 +131,7 @@ def save_checkpoint(folder: Path, model: nn.Module, state: Mapping[str, Any], in
         if final.exists():
             _remove(final)
         unfinished.rename(final)
+        point(folder, "last", final)
         _flush(folder)
     except BaseException:
         shutil.rmtree(unfinished, ignore_errors=True)
@@ -193,6 +194,16 @@ def load_state(checkpoint: Path, model: nn.Module) -> dict[str, Any]:
     return state
 
 
+def point(folder: Path, name: str, checkpoint: Path) -> None:
+    """Makes ``name`` a link to a checkpoint, where the file system has links, for people to type."""
+    link = folder / f"{UNFINISHED}{name}-{os.getpid()}"
+    try:
+        link.symlink_to(checkpoint.name, target_is_directory=True)
+        link.replace(folder / name)
+    except OSError:
+        link.unlink(missing_ok=True)
+
+
 def prune(folder: Path, keep: int, best: int | None) -> None:
     """Removes all checkpoints but the newest ``keep`` and the one of iteration ``best``."""
     for checkpoint in checkpoint_folders(folder)[:-keep]:
@@ -203,7 +214,10 @@ def prune(folder: Path, keep: int, best: int | None) -> None:
 def remove_unfinished(folder: Path) -> None:
     """Removes what a killed run had not finished to write."""
     for path in folder.glob(f"{UNFINISHED}*"):
-        shutil.rmtree(path, ignore_errors=True)
+        if path.is_symlink():
+            path.unlink()
+        else:
+            shutil.rmtree(path, ignore_errors=True)
 
 
 def _own_memory(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -111,7 +111,7 @@ def load_trained(config: Config, checkpoint: str | Path, data_classes: Sequence[
     names = names or (None if data_classes is None else tuple(data_classes))
     if names is None or ids is None:
         names, ids = _from_recipe(config, names, weights)
-    model = build_model(config, len(names))
+    model = build_model(config, len(names), pretrained=False)
     load_weights(model, weights, strict=True)
     return Trained(model.eval(), names, ids)
 

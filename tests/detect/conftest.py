@@ -162,17 +162,28 @@ def small_recipe(root: Path, *, channels: int, long: int, short: int) -> dict[st
     }
 
 
-@pytest.fixture
-def shapes(tmp_path: Path) -> Shapes:
+def write_shapes(root: Path) -> Shapes:
     """Six drawn images of 96x64 pixels, four to train on and the last two to validate, and a recipe for them."""
-    root = tmp_path / "shapes"
     (root / "images").mkdir(parents=True)
     truth = draw_shapes(root / "images", 6, 96, 64, seed=0)
     for name, ids in (("train.json", range(1, 5)), ("val.json", range(5, 7))):
         part = {
-            key: [row for row in truth[key] if row[id_] in ids]
-            for key, id_ in (("images", "id"), ("annotations", "image_id"))
+            "images": [image for image in truth["images"] if image["id"] in ids],
+            "annotations": [row for row in truth["annotations"] if row["image_id"] in ids],
+            "categories": truth["categories"],
         }
-        (root / name).write_text(json.dumps({**part, "categories": truth["categories"]}))
+        (root / name).write_text(json.dumps(part))
     (root / "recipe.yaml").write_text(json.dumps(small_recipe(root, channels=8, long=96, short=64)))
     return Shapes(root)
+
+
+@pytest.fixture(scope="session")
+def make_shapes() -> Callable[[Path], Shapes]:
+    """The function that writes the data set and the recipe into a new folder."""
+    return write_shapes
+
+
+@pytest.fixture
+def shapes(tmp_path: Path) -> Shapes:
+    """The data set and the recipe, in the test's own folder."""
+    return write_shapes(tmp_path / "shapes")

@@ -40,7 +40,8 @@ def test_a_checkpoint_comes_back_as_it_was(tmp_path):
     assert loaded == {"iteration": 7, "best": None, "loader": {"epoch": 1}}
     with safe_open(path / state.WEIGHTS, "pt") as weights:
         assert ModelInfo.from_metadata(weights.metadata(), path) == info(7, epoch=1)
-    assert [item.name for item in tmp_path.iterdir()] == ["iter_00000007"]
+    assert sorted(item.name for item in tmp_path.iterdir()) == ["iter_00000007", "last"]
+    assert (tmp_path / "last").resolve() == path.resolve()
 
 
 def test_shared_tensors_are_written_once_each(tmp_path):
@@ -96,7 +97,8 @@ def test_a_failure_while_writing_leaves_nothing_behind(tmp_path, monkeypatch, st
     monkeypatch.setattr(state, step, fail)
     with pytest.raises(OSError, match="No space left"):
         save(tmp_path, 2)
-    assert [item.name for item in tmp_path.iterdir()] == ["iter_00000001"]
+    assert sorted(item.name for item in tmp_path.iterdir()) == ["iter_00000001", "last"]
+    assert (tmp_path / "last").resolve().name == "iter_00000001"
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full")
@@ -110,6 +112,7 @@ def test_a_full_disk_is_an_os_error(tmp_path, monkeypatch):
 
 def test_what_a_killed_run_left_is_no_checkpoint_and_is_removed(tmp_path):
     (tmp_path / f"{state.UNFINISHED}iter_00000005-123").mkdir()
+    (tmp_path / f"{state.UNFINISHED}last-123").symlink_to("iter_00000004")
     assert newest_intact(tmp_path) == (None, [])
     remove_unfinished(tmp_path)
     assert list(tmp_path.iterdir()) == []
@@ -119,7 +122,7 @@ def test_pruning_keeps_the_newest_and_the_best(tmp_path):
     for iteration in (5, 100, 20, 30, 9):
         save(tmp_path, iteration)
     prune(tmp_path, keep=2, best=9)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["iter_00000009", "iter_00000030", "iter_00000100"]
+    assert sorted(path.name for path in tmp_path.glob("iter_*")) == ["iter_00000009", "iter_00000030", "iter_00000100"]
 
 
 def test_weights_of_another_model_are_told_in_one_line(tmp_path):

@@ -23,7 +23,7 @@ from detect.config import Config, build_model
 from detect.control import TrainingInterruptedError, deterministic, iteration_seed, signals
 from detect.data import kinds_for, train_index, train_loader, val_index, val_loader
 from detect.devices import Accelerator, launched_rank, make_fabric
-from detect.evaluate import collect_results
+from detect.evaluation import collect_results
 from detect.logs import RunLog
 from detect.metrics import class_table, evaluate_coco, score_table
 from detect.models.checkpoints import load_weights
@@ -80,7 +80,7 @@ def train(
     training_data = train_index(config)
     validation_data = val_index(config, training_data.class_names)
     fabric.launch()
-    console = console or Console(highlight=False, soft_wrap=True)
+    console = console or Console(highlight=False, markup=False, soft_wrap=True)
     with deterministic(fabric.device), signals() as received:
         run = Run(config, work_dir, training_data, validation_data, fabric, received, resume, console)
         with run.log.running():
@@ -143,7 +143,7 @@ class Run:
             notes.append(f"resumed from {checkpoint}: epoch {self.epoch}, iteration {self.iteration}")
 
         total = config.train.epochs * len(self.loader)
-        self.log = RunLog(work_dir, self.iteration, total, fabric.is_global_zero, console)
+        self.log = RunLog(work_dir, self.iteration, total, console, fabric.is_global_zero)
         for note in notes:
             self.log.say(note)
 

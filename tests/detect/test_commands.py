@@ -1,0 +1,362 @@
+"""The ``detect`` command: evaluation and prediction, and one line for every mistake."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import cv2
+import hotcoco
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from typer.testing import CliRunner
+
+from detect.cli import app
+from detect.config import build_model
+from detect.state import WEIGHTS, ModelInfo, save_checkpoint
+from detect.trained import find_weights
+
+
+@pytest.fixture
+def detect():
+    """A function that runs the command with its arguments."""
+
+    def run(*arguments: object):
+        return CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+    return run
+
+
+@pytest.fixture
+def checkpoint(shapes, tmp_path) -> Path:
+    """A checkpoint of a model that has learned nothing, which finds objects everywhere."""
+    config = shapes.config()
+    torch.manual_seed(0)
+    info = ModelInfo(("box", "disc"), (4, 9), config.to_yaml(), 0, 0)
+    (tmp_path / "work" / "checkpoints").mkdir(parents=True)
+    return save_checkpoint(tmp_path / "work" / "checkpoints", build_model(config, 2), {}, info)
+
+
+def assert_one_line(result, *parts: str) -> None:
+    """Asserts exit code 2 and one line on stderr that holds these parts."""
+    assert result.exit_code == 2, result.output
+    assert result.stderr.startswith("error: ")
+    assert result.stderr.count("\n") == 1
+    for part in parts:
+        assert part in result.stderr
+
+
+def test_help_answers_without_importing_pytorch():
+    code = (
+        "import sys, detect, detect.cli\n"
+        "heavy = {'torch', 'cv2', 'numpy', 'nvidia', 'lightning_fabric', 'hotcoco'} & set(sys.modules)\n"
+        "assert not heavy, heavy"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+    began = time.perf_counter()
+    done = subprocess.run([sys.executable, "-m", "detect", "--help"], capture_output=True, text=True, check=True)
+    assert time.perf_counter() - began < 5  # well under half a second on a machine that is not busy with tests
+    for command in ("train", "test", "predict", "config"):
+        assert command in done.stdout
+
+
+def test_the_package_exports_functions_even_after_their_modules_were_imported():
+    import detect
+    import detect.training
+
+    for name in detect.__all__:
+        assert not hasattr(getattr(detect, name), "__path__")
+        assert getattr(detect, name) is getattr(detect, name)
+    assert detect.train is detect.training.train
+    assert callable(detect.evaluate)
+    assert callable(detect.predict)
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        _ = detect.nothing
+
+
+def test_config_prints_the_resolved_recipe(shapes, detect, tmp_path):
+    printed = detect("config", shapes.recipe, "train.epochs=7")
+    assert printed.exit_code == 0
+    (tmp_path / "printed.yaml").write_text(printed.stdout)
+    from detect.config import load_config
+
+    assert load_config(tmp_path / "printed.yaml").model_dump() == shapes.config("train.epochs=7").model_dump()
+
+
+@pytest.mark.parametrize(
+    ("words", "titles"),
+    [
+        (["--eval", "bbox", "segm"], ["bbox", "segm"]),
+        (["--eval", "segm", "train.seed=3"], ["segm"]),
+        (["--eval", "segm", "--eval", "bbox"], ["segm", "bbox"]),
+        ([], ["bbox", "segm"]),
+    ],
+)
+def test_eval_takes_several_metrics(shapes, checkpoint, detect, words, titles):
+    result = detect("test", shapes.recipe, checkpoint, *words)
+    assert result.exit_code == 0, result.output
+    assert [line.split()[1].rstrip(",") for line in result.stdout.splitlines() if line.startswith("COCO ")] == titles
+    assert "disc" in result.stdout
+
+
+def test_eval_refuses_other_metrics(shapes, checkpoint, detect):
+    result = detect("test", shapes.recipe, checkpoint, "--eval", "boxes")
+    assert result.exit_code == 2
+    assert "boxes" in result.stderr
+
+
+def test_test_writes_results_that_score_the_same(shapes, checkpoint, detect, tmp_path):
+    result = detect("test", shapes.recipe, checkpoint, "--out", tmp_path / "results.json", "--eval", "bbox")
+    assert result.exit_code == 0, result.output
+    results = json.loads((tmp_path / "results.json").read_text())
+    assert {entry["image_id"] for entry in results} == {5, 6}
+    assert {entry["category_id"] for entry in results} <= {4, 9}
+    truth = hotcoco.COCO(str(shapes.root / "val.json"))
+    evaluation = hotcoco.COCOeval(truth, truth.load_res(str(tmp_path / "results.json")), "bbox")
+    evaluation.evaluate()
+    evaluation.accumulate()
+    evaluation.summary_lines()
+    assert f"{100 * evaluation.stats[8]:.1f}" in result.stdout
+
+
+@pytest.mark.parametrize("form", ["folder", "file", "work directory", "checkpoints", "last"])
+def test_a_checkpoint_is_found_by_any_of_its_names(checkpoint, form):
+    folder = checkpoint.parent
+    names = {"folder": checkpoint, "file": checkpoint / WEIGHTS, "work directory": folder.parent}
+    path = names.get(form, folder if form == "checkpoints" else folder / "last")
+    assert find_weights(path).resolve() == (checkpoint / WEIGHTS).resolve()
+
+
+def test_a_pth_checkpoint_tells_its_classes(shapes, checkpoint, detect, tmp_path):
+    path = tmp_path / "model.pth"
+    weights = load_file(checkpoint / WEIGHTS)
+    torch.save({"state_dict": weights, "meta": {"CLASSES": ("box", "disc")}}, path)
+    picture = shapes.images[0]
+    result = detect("predict", shapes.recipe, path, picture, "-o", tmp_path / "out", "--score-thr", "0")
+    assert result.exit_code == 0, result.output
+    categories = json.loads((tmp_path / "out" / "images.json").read_text())["categories"]
+    assert categories == [{"id": 4, "name": "box"}, {"id": 9, "name": "disc"}]
+
+    torch.save({"state_dict": weights, "meta": {"CLASSES": ("box", "ball")}}, path)
+    assert_one_line(detect("test", shapes.recipe, path), "['box', 'ball']", "['box', 'disc']")
+    assert detect("predict", shapes.recipe, path, picture, "-o", tmp_path / "out").exit_code == 0
+    categories = json.loads((tmp_path / "out" / "images.json").read_text())["categories"]
+    assert categories == [{"id": 1, "name": "box"}, {"id": 2, "name": "ball"}]
+
+    torch.save(weights, path)
+    (shapes.root / "val.json").unlink()
+    assert_one_line(
+        detect("predict", shapes.recipe, path, picture, "-o", tmp_path / "out"), "does not tell its class names"
+    )
+
+
+def test_predict_writes_pictures_and_results(shapes, checkpoint, detect, tmp_path):
+    other = tmp_path / "other" / "00.png"
+    other.parent.mkdir()
+    tall = cv2.rotate(cv2.imread(str(shapes.images[1])), cv2.ROTATE_90_CLOCKWISE)
+    cv2.imwrite(str(other), tall)
+    jpeg = tmp_path / "other" / "photo.JPG"
+    cv2.imwrite(str(jpeg), np.full((50, 70, 3), 90, np.uint8))
+    pictures = [shapes.images[0], other, jpeg]
+    out = tmp_path / "out"
+    result = detect("predict", shapes.recipe, checkpoint, *pictures, "-o", out, "--score-thr", "0.2")
+    assert result.exit_code == 0, result.output
+    assert result.stdout.count(" -> ") == 3
+    drawn = [out / "00.png", out / "00_2.png", out / "photo.JPG"]
+    assert sorted(path.name for path in out.iterdir()) == sorted(
+        [*(path.name for path in drawn), "images.json", "predictions.json"]
+    )
+    for source, picture in zip(pictures, drawn, strict=True):
+        before, after = cv2.imread(str(source)), cv2.imread(str(picture))
+        assert before.shape == after.shape
+        assert (before != after).any()
+
+    results = json.loads((out / "predictions.json").read_text())
+    assert {entry["image_id"] for entry in results} == {1, 2, 3}
+    for entry in results:
+        assert entry["file_name"] == str(pictures[entry["image_id"] - 1])
+        assert (entry["category_id"], entry["category_name"]) in {(4, "box"), (9, "disc")}
+        assert entry["segmentation"]["size"] == list(cv2.imread(entry["file_name"]).shape[:2])
+    data_set = hotcoco.COCO(str(out / "images.json"))
+    assert len(data_set.load_res(str(out / "predictions.json")).anns) == len(results)
+
+
+def test_predictions_are_those_of_the_evaluation(shapes, checkpoint, detect, tmp_path):
+    detect("test", shapes.recipe, checkpoint, "data.batch_size=1", "--out", tmp_path / "results.json")
+    detect("predict", shapes.recipe, checkpoint, *shapes.images[4:], "-o", tmp_path / "out")
+    tested = json.loads((tmp_path / "results.json").read_text())
+    predicted = json.loads((tmp_path / "out" / "predictions.json").read_text())
+    assert [entry["bbox"] for entry in tested] == [entry["bbox"] for entry in predicted]
+    assert [entry["segmentation"] for entry in tested] == [entry["segmentation"] for entry in predicted]
+
+
+def test_an_image_that_exif_turns_is_predicted_upright(shapes, checkpoint, detect, tmp_path):
+    from PIL import Image
+
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turn by 90 degrees to look at it
+    Image.open(shapes.images[0]).save(tmp_path / "turned.jpg", exif=exif)
+    assert detect("predict", shapes.recipe, checkpoint, tmp_path / "turned.jpg", "-o", tmp_path / "out").exit_code == 0
+    (image,) = json.loads((tmp_path / "out" / "images.json").read_text())["images"]
+    assert (image["width"], image["height"]) == (64, 96)
+    assert cv2.imread(str(tmp_path / "out" / "turned.jpg")).shape[:2] == (96, 64)
+
+
+def test_a_threshold_of_one_draws_nothing(shapes, checkpoint, detect, tmp_path):
+    result = detect("predict", shapes.recipe, checkpoint, shapes.images[0], "-o", tmp_path / "out", "--score-thr", "1")
+    assert "nothing -> " in result.stdout
+    assert (cv2.imread(str(tmp_path / "out" / "00.png")) == cv2.imread(str(shapes.images[0]))).all()
+    assert json.loads((tmp_path / "out" / "predictions.json").read_text())
+
+
+class TestMistakes:
+    """Each is told in one line, with exit code 2."""
+
+    def test_no_such_recipe(self, detect):
+        assert_one_line(detect("train", "no_such_recipe"), "no_such_recipe")
+
+    def test_no_annotations(self, shapes, detect, tmp_path):
+        (shapes.root / "train.json").unlink()
+        assert_one_line(detect("train", shapes.recipe, "--work-dir", tmp_path / "run"), str(shapes.root / "train.json"))
+
+    def test_annotations_cut_off(self, shapes, detect, tmp_path):
+        path = shapes.root / "val.json"
+        path.write_text(path.read_text()[:100])
+        assert_one_line(detect("train", shapes.recipe, "--work-dir", tmp_path / "run"), str(path))
+
+    def test_classes_of_the_two_sets_differ(self, shapes, detect, tmp_path):
+        shapes.edit("val.json", lambda truth: truth["categories"].reverse())
+        result = detect("train", shapes.recipe, "--work-dir", tmp_path / "run")
+        assert_one_line(result, "val.json", "['disc', 'box']", "['box', 'disc']")
+
+    def test_a_work_directory_that_cannot_be_written(self, shapes, detect, tmp_path):
+        (tmp_path / "file").write_text("")
+        assert_one_line(detect("train", shapes.recipe, "--work-dir", tmp_path / "file" / "run"), "cannot be written")
+
+    def test_a_work_directory_of_another_run(self, shapes, checkpoint, detect):
+        result = detect("train", shapes.recipe, "--work-dir", checkpoint.parent.parent)
+        assert_one_line(result, "--resume", "another --work-dir")
+
+    def test_resuming_another_model(self, shapes, checkpoint, detect):
+        wider = "model.rpn_head.feat_channels=24"
+        result = detect("train", shapes.recipe, wider, "--work-dir", checkpoint.parent.parent, "--resume")
+        assert_one_line(result, str(checkpoint), "do not fit")
+
+    def test_an_image_to_train_on_is_damaged(self, shapes, detect, tmp_path):
+        path = shapes.images[2]
+        path.write_bytes(path.read_bytes()[:200])
+        assert_one_line(detect("train", shapes.recipe, "--work-dir", tmp_path / "run"), str(path))
+
+    def test_no_folder_of_images(self, shapes, detect, tmp_path):
+        result = detect("train", shapes.recipe, "data.train.images=nowhere", "--work-dir", tmp_path / "run")
+        assert_one_line(result, "nowhere")
+
+    @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+    def test_no_gpu(self, shapes, detect, tmp_path):
+        result = detect("train", shapes.recipe, "--accelerator", "cuda", "--work-dir", tmp_path / "run")
+        assert_one_line(result, "0 CUDA devices")
+        assert not (tmp_path / "run").exists()
+
+    def test_float16_on_the_cpu(self, shapes, detect, tmp_path):
+        words = ("train.precision=16-mixed", "--accelerator", "cpu", "--work-dir", tmp_path / "run")
+        assert_one_line(detect("train", shapes.recipe, *words), "16-mixed needs a GPU")
+
+    def test_no_such_checkpoint(self, shapes, detect, tmp_path):
+        assert_one_line(detect("test", shapes.recipe, tmp_path / "none"), "no such checkpoint")
+        assert_one_line(detect("test", shapes.recipe, shapes.root), "holds no checkpoint")
+
+    def test_a_checkpoint_of_another_model(self, shapes, checkpoint, detect):
+        result = detect("test", shapes.recipe, checkpoint, "model.rpn_head.feat_channels=24")
+        assert_one_line(result, str(checkpoint / WEIGHTS), "does not fit the model", "rpn_head.rpn_conv.weight")
+
+    def test_a_checkpoint_of_other_classes(self, shapes, checkpoint, detect):
+        def rename(truth):
+            truth["categories"][1]["name"] = "ball"
+
+        shapes.edit("val.json", rename)
+        assert_one_line(detect("test", shapes.recipe, checkpoint), "['box', 'disc']", "['box', 'ball']")
+
+    def test_a_checkpoint_that_is_none(self, shapes, detect, tmp_path):
+        for name in ("model.safetensors", "model.pth"):
+            (tmp_path / name).write_bytes(b"nothing of the kind")
+            assert_one_line(detect("test", shapes.recipe, tmp_path / name), str(tmp_path / name))
+
+    def test_a_checkpoint_without_class_names(self, shapes, checkpoint, detect, tmp_path):
+        save_file(load_file(checkpoint / WEIGHTS), tmp_path / "bare.safetensors")
+        assert detect("test", shapes.recipe, tmp_path / "bare.safetensors").exit_code == 0
+
+    def test_an_output_that_cannot_be_written(self, shapes, checkpoint, detect, tmp_path):
+        (tmp_path / "file").write_text("")
+        blocked = tmp_path / "file" / "out"
+        assert_one_line(detect("test", shapes.recipe, checkpoint, "--out", blocked / "x.json"), "cannot be written")
+        result = detect("predict", shapes.recipe, checkpoint, shapes.images[0], "-o", blocked)
+        assert_one_line(result, "cannot be written")
+
+    def test_segm_without_masks(self, shapes, checkpoint, detect):
+        shapes.edit("val.json", lambda truth: [row.pop("segmentation") for row in truth["annotations"]])
+        assert_one_line(detect("test", shapes.recipe, checkpoint, "--eval", "segm"), "have no segmentation")
+        assert detect("test", shapes.recipe, checkpoint).exit_code == 0
+
+    @pytest.mark.parametrize("kind", ["missing", "folder", "text", "cut"])
+    def test_an_image_to_predict_on(self, shapes, checkpoint, detect, tmp_path, kind):
+        path = tmp_path / "image.png"
+        if kind == "folder":
+            path.mkdir()
+        elif kind == "text":
+            path.write_text("no image")
+        elif kind == "cut":
+            path.write_bytes(shapes.images[0].read_bytes()[:300])
+        out = tmp_path / "out"
+        assert_one_line(detect("predict", shapes.recipe, checkpoint, shapes.images[0], path, "-o", out), str(path))
+        assert not (out / "predictions.json").exists()
+
+    def test_pictures_would_replace_images(self, shapes, checkpoint, detect):
+        before = shapes.images[0].read_bytes()
+        result = detect("predict", shapes.recipe, checkpoint, shapes.images[0], "-o", shapes.root / "images")
+        assert_one_line(result, "would replace the image")
+        assert shapes.images[0].read_bytes() == before
+
+    def test_debug_shows_the_traceback(self, detect):
+        result = detect("train", "no_such_recipe", "--debug")
+        assert result.exit_code == 1
+        assert result.exception is not None
+
+
+class TestTwoProcesses:
+    """Two processes on the CPU, as ``--devices 2`` starts them."""
+
+    @staticmethod
+    def run(*arguments: object) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "detect", *map(str, arguments), "--devices", "2", "--accelerator", "cpu"]
+        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+        return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240, check=False)
+
+    def test_train_and_evaluate(self, shapes, detect, tmp_path):
+        work_dir = tmp_path / "run"
+        overrides = ("data.batch_size=1", "train.epochs=1")
+        done = self.run("train", shapes.recipe, *overrides, "--work-dir", work_dir)
+        assert done.returncode == 0, done.stderr
+        records = [json.loads(line) for line in (work_dir / "train.jsonl").read_text().splitlines()]
+        assert [record["kind"] for record in records] == ["train", "train", "evaluation"]
+        state = torch.load(work_dir / "checkpoints" / "last" / "state.pt", weights_only=True)
+        assert state["loader"]["global_batch_size"] == 2
+        # The very detections of one process: every image is counted once.
+        one, two = tmp_path / "one.json", tmp_path / "two.json"
+        assert detect("test", shapes.recipe, work_dir, "data.batch_size=1", "--out", one).exit_code == 0
+        done = self.run("test", shapes.recipe, work_dir, "data.batch_size=1", "--out", two)
+        assert done.returncode == 0, done.stderr
+        assert json.loads(one.read_text()) == json.loads(two.read_text())
+
+    def test_neither_waits_for_the_other_when_an_image_is_damaged(self, shapes, tmp_path):
+        path = shapes.images[1]  # that only one of the two will come across
+        path.write_bytes(path.read_bytes()[:200])
+        done = self.run("train", shapes.recipe, "data.batch_size=1", "--work-dir", tmp_path / "run")
+        assert done.returncode == 2
+        assert "truncated PNG" in done.stderr
+        assert "Traceback" not in done.stderr

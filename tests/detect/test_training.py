@@ -1,0 +1,268 @@
+"""The training loop: what it writes, that it is repeatable, and that nothing interrupts it for good."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from importlib import metadata
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from typer.testing import CliRunner
+
+from detect import training
+from detect.cli import app
+from detect.config import load_config
+from detect.control import iteration_seed
+from detect.logs import read_log
+from detect.state import STATE, WEIGHTS, checkpoint_folders
+from detect.training import Run, train
+from dpipe.errors import InputError
+
+# Three epochs of four iterations.
+OVERRIDES = ("data.train.repeat=2", "train.epochs=3", "train.eval_every=3", "train.checkpoint_every_iters=3")
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    """Tests share few cores, and the same bits are promised for the same number of threads only."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def weights(work_dir: Path, iteration: int = 12) -> dict[str, torch.Tensor]:
+    # Not mapped into memory: some tests overwrite the file.
+    return load((work_dir / "checkpoints" / f"iter_{iteration:08d}" / WEIGHTS).read_bytes())
+
+
+def assert_same_bits(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> None:
+    assert first.keys() == second.keys()
+    different = [name for name in first if not torch.equal(first[name], second[name])]
+    assert different == []
+
+
+@pytest.fixture
+def signal_after(monkeypatch):
+    """A function that has the run get a signal in the middle of an iteration."""
+
+    def arm(iteration: int, signum: int) -> None:
+        original = Run.step
+
+        def step(self, batch):
+            if self.iteration == iteration - 1:
+                os.kill(os.getpid(), signum)
+            return original(self, batch)
+
+        monkeypatch.setattr(Run, "step", step)
+
+    return arm
+
+
+def test_a_run_writes_its_recipe_environment_logs_and_checkpoints(shapes, tmp_path, capsys):
+    work_dir = tmp_path / "run"
+    config = shapes.config(*OVERRIDES)
+    last = train(config, work_dir)
+    assert last == work_dir / "checkpoints" / "iter_00000012"
+    assert [folder.name for folder in checkpoint_folders(last.parent)] == ["iter_00000009", "iter_00000012"]
+    assert load_config(work_dir / "config.yaml").model_dump() == config.model_dump()
+    assert json.loads((work_dir / "environment.json").read_text())["packages"]["torch"] == metadata.version("torch")
+
+    records = read_log(work_dir / "train.jsonl")
+    steps = [record for record in records if record["kind"] == "train"]
+    assert [record["iteration"] for record in steps] == list(range(1, 13))
+    assert [record["epoch"] for record in steps] == [1] * 4 + [2] * 4 + [3] * 4
+    assert steps[0]["lr"] == pytest.approx(0.02 * 0.001)
+    for record in steps:
+        parts = [value for name, value in record.items() if "loss" in name and name != "loss"]
+        assert record["loss"] == pytest.approx(sum(parts), rel=1e-5)
+    (evaluation,) = [record for record in records if record["kind"] == "evaluation"]
+    assert evaluation["iteration"] == 12
+    assert set(evaluation["bbox"]["per_class"]) == {"box", "disc"}
+    assert "segm" in evaluation
+
+    board = EventAccumulator(str(work_dir / "tensorboard"))
+    board.Reload()
+    assert [event.step for event in board.Scalars("train/loss")] == list(range(1, 13))
+    assert len(board.Scalars("val/bbox_AP")) == 1
+
+    printed = capsys.readouterr().out
+    line = next(line for line in printed.splitlines() if line.startswith("epoch 2/3  iter 5/12"))
+    for part in ("lr ", "loss_rpn_cls ", "data ", "time ", "eta "):
+        assert part in line
+    assert "COCO segm" in printed
+
+
+def test_the_state_loads_without_running_anything(shapes, tmp_path):
+    train(shapes.config("train.epochs=1", "train.eval_every=0"), tmp_path / "run")
+    state = torch.load(tmp_path / "run" / "checkpoints" / "last" / STATE, weights_only=True)
+    assert (state["epoch"], state["iteration"], state["mid_epoch"]) == (1, 2, False)
+
+
+@pytest.mark.parametrize(
+    ("iteration", "signum", "code"),
+    [
+        pytest.param(2, signal.SIGTERM, 143, id="mid-epoch"),
+        pytest.param(4, signal.SIGTERM, 143, id="end of an epoch"),
+        pytest.param(9, signal.SIGINT, 130, id="at a checkpoint"),
+    ],
+)
+def test_a_signal_saves_and_a_resumed_run_ends_with_the_same_bits(
+    shapes, tmp_path, signal_after, monkeypatch, iteration, signum, code, uninterrupted
+):
+    arguments = ["train", str(shapes.recipe), *OVERRIDES, "--work-dir", str(tmp_path / "run")]
+    signal_after(iteration, signum)
+    stopped = CliRunner().invoke(app, arguments)
+    assert stopped.exit_code == code
+    name = signal.Signals(signum).name
+    assert stopped.stderr == f"stopped by {name} after iteration {iteration} of 12; --resume goes on from there\n"
+    assert checkpoint_folders(tmp_path / "run" / "checkpoints")[-1].name == f"iter_{iteration:08d}"
+    monkeypatch.undo()
+
+    resumed = CliRunner().invoke(app, [*arguments, "--resume"])
+    assert resumed.exit_code == 0, resumed.output
+    assert f"resumed from {tmp_path / 'run' / 'checkpoints' / f'iter_{iteration:08d}'}" in resumed.stdout
+    assert_same_bits(weights(tmp_path / "run"), weights(uninterrupted))
+    steps = [record["iteration"] for record in read_log(tmp_path / "run" / "train.jsonl") if record["kind"] == "train"]
+    assert steps == list(range(1, 13))
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory, make_shapes) -> Path:
+    """The work directory of a run that nothing happened to."""
+    folder = tmp_path_factory.mktemp("uninterrupted")
+    torch.set_num_threads(1)
+    train(make_shapes(folder / "shapes").config(*OVERRIDES), folder / "run")
+    return folder / "run"
+
+
+def test_a_killed_run_goes_on_to_the_same_bits(shapes, tmp_path, uninterrupted):
+    work_dir = tmp_path / "run"
+    command = [sys.executable, "-m", "detect", "train", str(shapes.recipe), *OVERRIDES, "--work-dir", str(work_dir)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL)
+    deadline = time.monotonic() + 120
+    while len(read_log(work_dir / "train.jsonl")) < 5 and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.01)
+    process.kill()
+    assert process.wait() == -signal.SIGKILL
+    train(shapes.config(*OVERRIDES), work_dir, resume=True)
+    assert_same_bits(weights(work_dir), weights(uninterrupted))
+
+
+def test_a_damaged_last_checkpoint_falls_back_to_the_one_before(shapes, tmp_path, capsys, uninterrupted):
+    work_dir = tmp_path / "run"
+    shutil.copytree(uninterrupted, work_dir, symlinks=True)
+    last = checkpoint_folders(work_dir / "checkpoints")[-1]
+    (last / WEIGHTS).write_bytes(b"damage")
+    train(shapes.config(*OVERRIDES), work_dir, resume=True)
+    printed = capsys.readouterr().out
+    assert f"{last}: damaged ({WEIGHTS} is not what was written)" in printed
+    assert_same_bits(weights(work_dir), weights(uninterrupted))
+
+
+def test_only_damaged_checkpoints_end_a_resumed_run(shapes, tmp_path):
+    train(shapes.config("train.epochs=1", "train.eval_every=0"), tmp_path)
+    for folder in checkpoint_folders(tmp_path / "checkpoints"):
+        (folder / STATE).unlink()
+    with pytest.raises(InputError, match="no other to go on from"):
+        train(shapes.config("train.epochs=1"), tmp_path, resume=True)
+
+
+def test_a_finished_run_resumes_to_nothing_and_can_be_prolonged(shapes, tmp_path, capsys):
+    overrides = ("train.eval_every=1",)
+    train(shapes.config("train.epochs=1", *overrides), tmp_path)
+    before = read_log(tmp_path / "train.jsonl")
+    train(shapes.config("train.epochs=1", *overrides), tmp_path, resume=True)
+    assert read_log(tmp_path / "train.jsonl") == before  # neither trained nor evaluated again
+    capsys.readouterr()
+    train(shapes.config("train.epochs=2", *overrides), tmp_path, resume=True)
+    assert "recipe: train.epochs was 1, now 2" in capsys.readouterr().out
+    assert read_log(tmp_path / "train.jsonl")[-1]["epoch"] == 2
+
+
+def test_an_evaluation_that_was_cut_off_is_made_up_for(shapes, tmp_path, monkeypatch):
+    config = shapes.config("train.epochs=2", "train.eval_every=1")
+
+    def signalled(*args, **kwargs):
+        os.kill(os.getpid(), signal.SIGTERM)
+        return collect(*args, **kwargs)
+
+    collect = training.collect_results
+    monkeypatch.setattr(training, "collect_results", signalled)
+    with pytest.raises(training.TrainingInterruptedError, match="after iteration 2"):
+        train(config, tmp_path)
+    monkeypatch.undo()
+    train(config, tmp_path, resume=True)
+    records = read_log(tmp_path / "train.jsonl")
+    assert [record["iteration"] for record in records if record["kind"] == "evaluation"] == [2, 4]
+
+
+def test_resuming_where_nothing_is_begins(shapes, tmp_path, capsys):
+    train(shapes.config("train.epochs=1", "train.eval_every=0"), tmp_path, resume=True)
+    assert "no checkpoint yet, so training begins" in capsys.readouterr().out
+
+
+def test_a_loss_that_is_not_finite_names_the_images_and_leaves_the_checkpoints(shapes, tmp_path):
+    overrides = ("optimizer.lr=1.0e+30", "schedule.warmup_iters=0", "train.epochs=3")
+    with pytest.raises(InputError, match="the loss is not finite at iteration 2") as caught:
+        train(shapes.config(*overrides), tmp_path)
+    assert "\n" not in str(caught.value)
+    assert sum(f"{number:02d}.png" in str(caught.value) for number in range(4)) == 2
+    assert checkpoint_folders(tmp_path / "checkpoints") == []
+
+
+def test_load_from_starts_from_other_weights_and_tells_what_fits(shapes, tmp_path, capsys):
+    train(shapes.config("train.epochs=1", "train.eval_every=0"), tmp_path / "first")
+    path = tmp_path / "first" / "checkpoints" / "last" / WEIGHTS
+    overrides = (f"train.load_from={path}", "train.eval_every=0", "train.epochs=1", "optimizer.lr=1.0e-30")
+    capsys.readouterr()
+    train(shapes.config(*overrides, "model.backbone.norm_eval=true"), tmp_path / "second")
+    assert f"{path}: " in capsys.readouterr().out
+    assert_same_bits(weights(tmp_path / "second", 2), weights(tmp_path / "first", 2))
+
+
+def test_gradients_are_clipped_to_the_norm(shapes, tmp_path, monkeypatch):
+    norms = []
+    original = torch.optim.SGD.step
+
+    def step(self, *args, **kwargs):
+        gradients = [weight.grad.flatten() for weight in self.param_groups[0]["params"] if weight.grad is not None]
+        norms.append(torch.cat(gradients).norm().item())
+        return original(self, *args, **kwargs)
+
+    monkeypatch.setattr(torch.optim.SGD, "step", step)
+    train(shapes.config("train.epochs=1", "train.eval_every=0", "train.clip_norm=0.25"), tmp_path)
+    assert norms == pytest.approx([0.25, 0.25], rel=1e-3)
+
+
+def test_mixed_precision_trains(shapes, tmp_path):
+    train(shapes.config("train.epochs=1", "train.precision=bf16-mixed"), tmp_path)
+    assert math.isfinite(read_log(tmp_path / "train.jsonl")[0]["loss"])
+
+
+def test_the_best_checkpoint_stays(shapes, tmp_path, monkeypatch):
+    aps = iter([0.5, 0.9, 0.1, 0.2])
+    monkeypatch.setattr(Run, "evaluate", lambda self: next(aps))
+    train(shapes.config("train.epochs=4", "train.eval_every=1", "train.keep=1"), tmp_path)
+    assert [folder.name for folder in checkpoint_folders(tmp_path / "checkpoints")] == [
+        "iter_00000004",
+        "iter_00000008",
+    ]
+
+
+def test_seeds_differ_between_iterations_and_processes():
+    seeds = {iteration_seed(seed, iteration, rank) for seed in (0, 1) for iteration in range(50) for rank in range(4)}
+    assert len(seeds) == 400
+    assert iteration_seed(3, 7, 1) == iteration_seed(3, 7, 1)
+    assert max(seeds) < 2**63
