@@ -7,7 +7,6 @@ from typing import Literal
 
 import torch
 from lightning_fabric import Fabric
-from lightning_fabric.strategies import DDPStrategy
 
 from dpipe.errors import InputError
 
@@ -33,10 +32,7 @@ def make_fabric(devices: int, accelerator: Accelerator, precision: str) -> Fabri
         raise InputError(f"--devices {devices}: this machine has {torch.cuda.device_count()} CUDA devices")
     if accelerator == "cpu" and precision == "16-mixed":
         raise InputError("train.precision: 16-mixed needs a GPU; on the CPU take 32-true or bf16-mixed")
-    # Buffers are statistics that every process keeps for itself; sending them would add a collective to each forward
-    # pass, which a process that stops on bad data could not take part in.
-    strategy = DDPStrategy(broadcast_buffers=False) if devices > 1 or "WORLD_SIZE" in os.environ else "auto"
-    return Fabric(accelerator=accelerator, devices=devices, precision=precision, strategy=strategy)  # type: ignore[arg-type]
+    return Fabric(accelerator=accelerator, devices=devices, precision=precision)  # type: ignore[arg-type]
 
 
 def launched_rank() -> int:

@@ -196,7 +196,10 @@ class Run:
             began_waiting = time.perf_counter()
 
     def batches(self) -> Iterator[Batch]:
-        """The rest of the epoch's batches. A process that cannot go on tells the others before it fails."""
+        """The rest of the epoch's batches. A process that cannot go on tells the others before it fails.
+
+        They agree before the model runs, as its forward pass is one that processes can wait in for each other.
+        """
         stream = iter(self.loader)
         while True:
             try:
@@ -206,6 +209,7 @@ class Run:
                 raise
             if batch is None:
                 return
+            self.agree(GO_ON)
             yield batch
 
     def step(self, batch: Batch) -> dict[str, Tensor]:
@@ -318,6 +322,9 @@ class Run:
         """
         loader = val_loader(self.config, self.validation_data, self.fabric)
         self.model.eval()
+        if self.fabric.world_size > 1:  # BatchNorm's statistics; the checkpoint has those of the first process
+            for buffer in self.model.buffers():
+                torch.distributed.broadcast(buffer, 0)
 
         def on_images(count: int) -> None:
             count_images(count)

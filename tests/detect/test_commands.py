@@ -19,6 +19,7 @@ from typer.testing import CliRunner
 
 from detect.cli import app
 from detect.config import build_model
+from detect.evaluation import evaluate
 from detect.state import WEIGHTS, ModelInfo, save_checkpoint
 from detect.trained import find_weights
 
@@ -348,7 +349,11 @@ class TestTwoProcesses:
         assert state["loader"]["global_batch_size"] == 2
         # The very detections of one process: every image is counted once.
         one, two = tmp_path / "one.json", tmp_path / "two.json"
-        assert detect("test", shapes.recipe, work_dir, "data.batch_size=1", "--out", one).exit_code == 0
+        result = detect("test", shapes.recipe, work_dir, "data.batch_size=1", "--out", one)
+        assert result.exit_code == 0, result.output
+        # In training they had the statistics of BatchNorm that the checkpoint has, too.
+        for scores in evaluate(shapes.config("data.batch_size=1"), work_dir):
+            assert scores.metrics == {name: records[-1][scores.kind][name] for name in scores.metrics}
         done = self.run("test", shapes.recipe, work_dir, "data.batch_size=1", "--out", two)
         assert done.returncode == 0, done.stderr
         assert json.loads(one.read_text()) == json.loads(two.read_text())
