@@ -11,6 +11,7 @@ import typer
 
 from converters.errors import ConversionError
 from dpipe.cli_errors import one_line_errors
+from dpipe.cli_options import is_name, several_values
 
 if TYPE_CHECKING:
     from converters import ConversionReport
@@ -39,7 +40,7 @@ NprocOption = Annotated[int | None, typer.Option(min=1, help="Number of processe
 SplitsOption = Annotated[
     list[str] | None,
     typer.Option(
-        metavar="NAME", help="Split to convert; repeat, or separate by commas (default: all that have annotations)"
+        metavar="NAME...", help="Splits to convert: --splits train val, or train,val (default: all with annotations)"
     ),
 ]
 OnErrorOption = Annotated[
@@ -59,7 +60,7 @@ VOC_FILES = (
 )
 
 
-@app.command(epilog=CITYSCAPES_FILES)
+@app.command(epilog=CITYSCAPES_FILES, cls=several_values({"--splits": is_name}))
 def cityscapes(
     root: Annotated[
         Path | None,
@@ -85,7 +86,7 @@ def cityscapes(
         )
 
 
-@app.command(epilog=VOC_FILES)
+@app.command(epilog=VOC_FILES, cls=several_values({"--splits": is_name, "--years": is_name}))
 def voc(
     root: Annotated[
         Path | None,
@@ -95,7 +96,7 @@ def voc(
     nproc: NprocOption = None,
     years: Annotated[
         list[str] | None,
-        typer.Option(metavar="YEAR", help="Year to convert; repeat, or separate by commas (default: all)"),
+        typer.Option(metavar="YEAR...", help="Years to convert: --years 2007 2012, or 2007,2012 (default: all)"),
     ] = None,
     splits: SplitsOption = None,
     box_origin: Annotated[

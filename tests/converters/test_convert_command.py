@@ -42,6 +42,12 @@ def test_cityscapes_ends_with_a_table(run, streets, tmp_path):
     assert len(os.listdir(tmp_path / "out")) == 2
 
 
+def test_splits_in_a_row(run, streets, tmp_path):
+    result = run("cityscapes", "--splits", "train", "val", streets, "-o", tmp_path / "out")
+    assert result.exit_code == 0
+    assert len(list((tmp_path / "out").glob("*.json"))) == 2
+
+
 def test_splits_separated_by_commas(run, streets, tmp_path):
     assert run("cityscapes", streets, "-o", tmp_path / "out", "--splits", "val,test").exit_code == 0
     assert sorted(os.listdir(tmp_path / "out")) == [
