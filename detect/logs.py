@@ -54,13 +54,11 @@ class RunLog:
         self.records: list[dict[str, Any]] = []
         if not active:
             return
-        from torch.utils.tensorboard import SummaryWriter
-
-        path = work_dir / LOG_NAME
-        self.records = [record for record in read_log(path) if record["iteration"] <= first_iteration]
-        write_whole(path, "".join(json.dumps(record) + "\n" for record in self.records) if first_iteration else "")
-        self._file = path.open("a", encoding="utf-8")
-        self._board = SummaryWriter(str(work_dir / "tensorboard"), purge_step=first_iteration or None)
+        self._work_dir, self._first_iteration = work_dir, first_iteration
+        if first_iteration:
+            self.records = [
+                record for record in read_log(work_dir / LOG_NAME) if record["iteration"] <= first_iteration
+            ]
         self._bar = Progress(
             TextColumn("{task.description}"),
             BarColumn(),
@@ -75,15 +73,19 @@ class RunLog:
 
     @contextmanager
     def running(self) -> Iterator[None]:
-        """Shows the bar, and closes the files at the end."""
+        """Opens the files and shows the bar."""
         if not self.active:
             yield
             return
+        from torch.utils.tensorboard import SummaryWriter
+
+        path, first = self._work_dir / LOG_NAME, self._first_iteration
+        write_whole(path, "".join(json.dumps(record) + "\n" for record in self.records))
+        self._board = SummaryWriter(str(self._work_dir / "tensorboard"), purge_step=first or None)
         try:
-            with self._bar:
+            with path.open("a", encoding="utf-8") as self._file, self._bar:
                 yield
         finally:
-            self._file.close()
             self._board.close()
 
     def say(self, *what: RenderableType) -> None:

@@ -92,7 +92,7 @@ class Shapes:
         path.write_text(json.dumps(content))
 
 
-def draw_shapes(folder: Path, count: int, width: int, height: int, seed: int) -> dict[str, Any]:
+def drawn_shapes(folder: Path, count: int, width: int, height: int, seed: int) -> dict[str, Any]:
     """Draws images of one to three bright boxes and discs, and returns their annotations as COCO JSON."""
     rng = np.random.default_rng(seed)
     images, annotations = [], []
@@ -129,7 +129,7 @@ def draw_shapes(folder: Path, count: int, width: int, height: int, seed: int) ->
     return {"images": images, "annotations": annotations, "categories": categories}
 
 
-def small_recipe(root: Path, *, channels: int, long: int, short: int) -> dict[str, Any]:
+def recipe_for(root: Path, *, channels: int, long: int, short: int) -> dict[str, Any]:
     """A narrow Cascade Mask R-CNN with AugFPN on the shapes in ``root``."""
     normalize = {"type": "Normalize", "mean": [123.675, 116.28, 103.53], "std": [58.395, 57.12, 57.375]}
     resize = {"type": "Resize", "scale": [long, short], "keep_ratio": True}
@@ -165,7 +165,7 @@ def small_recipe(root: Path, *, channels: int, long: int, short: int) -> dict[st
 def write_shapes(root: Path) -> Shapes:
     """Six drawn images of 96x64 pixels, four to train on and the last two to validate, and a recipe for them."""
     (root / "images").mkdir(parents=True)
-    truth = draw_shapes(root / "images", 6, 96, 64, seed=0)
+    truth = drawn_shapes(root / "images", 6, 96, 64, seed=0)
     for name, ids in (("train.json", range(1, 5)), ("val.json", range(5, 7))):
         part = {
             "images": [image for image in truth["images"] if image["id"] in ids],
@@ -173,8 +173,20 @@ def write_shapes(root: Path) -> Shapes:
             "categories": truth["categories"],
         }
         (root / name).write_text(json.dumps(part))
-    (root / "recipe.yaml").write_text(json.dumps(small_recipe(root, channels=8, long=96, short=64)))
+    (root / "recipe.yaml").write_text(json.dumps(recipe_for(root, channels=8, long=96, short=64)))
     return Shapes(root)
+
+
+@pytest.fixture(scope="session")
+def draw_shapes() -> Callable[..., dict[str, Any]]:
+    """The function that draws images."""
+    return drawn_shapes
+
+
+@pytest.fixture(scope="session")
+def small_recipe() -> Callable[..., dict[str, Any]]:
+    """The function that makes a recipe for drawn images."""
+    return recipe_for
 
 
 @pytest.fixture(scope="session")

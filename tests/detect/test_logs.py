@@ -1,0 +1,86 @@
+"""The log of a run: lines, the bar, and the file that a resumed run goes on with."""
+
+from __future__ import annotations
+
+import io
+import json
+
+import pytest
+from rich.console import Console
+
+from detect.logs import LOG_NAME, RunLog, read_log
+from detect.metrics import CocoScores
+
+
+def make_console(terminal: bool) -> Console:
+    return Console(file=io.StringIO(), force_terminal=terminal, markup=False, highlight=False, soft_wrap=True)
+
+
+def log_one(log: RunLog, iteration: int) -> None:
+    log.advance()
+    log.training(1, 2, iteration, 0.01, {"loss": 2.5, "loss_rpn_cls": 0.5}, data=0.25, step=3.0)
+
+
+@pytest.mark.parametrize("terminal", [False, True])
+def test_lines_tell_losses_times_and_what_is_left(tmp_path, terminal):
+    console = make_console(terminal)
+    log = RunLog(tmp_path, 0, 100, console)
+    with log.running():
+        log_one(log, 20)
+        with log.counting(5) as on_images:
+            on_images(5)
+    printed = console.file.getvalue()
+    assert "epoch 1/2  iter 20/100  lr 1.000e-02  loss 2.5000  loss_rpn_cls 0.5000" in printed
+    assert "data 0.250s  time 3.000s  eta 0:04:00" in printed
+    assert ("\x1b" in printed) == terminal  # a bar only where it can move
+
+
+def test_a_resumed_log_drops_what_came_after_the_checkpoint(tmp_path):
+    log = RunLog(tmp_path, 0, 100, make_console(False))
+    with log.running():
+        for iteration in (10, 20, 30):
+            log_one(log, iteration)
+    with (tmp_path / LOG_NAME).open("a") as file:
+        file.write('{"kind": "train", "itera')  # a killed run's last words
+    assert [record["iteration"] for record in read_log(tmp_path / LOG_NAME)] == [10, 20, 30]
+
+    log = RunLog(tmp_path, 20, 100, make_console(False))
+    with log.running():
+        log_one(log, 25)
+    lines = (tmp_path / LOG_NAME).read_text().splitlines()
+    assert [json.loads(line)["iteration"] for line in lines] == [10, 20, 25]
+
+
+def test_a_new_run_begins_a_new_log(tmp_path):
+    for _ in range(2):
+        log = RunLog(tmp_path, 0, 100, make_console(False))
+        with log.running():
+            log_one(log, 10)
+    assert len(read_log(tmp_path / LOG_NAME)) == 1
+
+
+def test_evaluations_are_found_again(tmp_path):
+    scores = CocoScores("bbox", {"AP": 0.25, "AP50": 0.5}, {"box": 0.25, "disc": float("nan")})
+    log = RunLog(tmp_path, 0, 100, make_console(False))
+    with log.running():
+        log.evaluation(1, 50, [scores])
+    found = RunLog(tmp_path, 50, 100, make_console(False)).evaluation_at(50)
+    assert found == {
+        "kind": "evaluation",
+        "epoch": 1,
+        "iteration": 50,
+        "bbox": {"AP": 0.25, "AP50": 0.5, "per_class": {"box": 0.25, "disc": None}},
+    }
+    assert RunLog(tmp_path, 50, 100, make_console(False)).evaluation_at(49) is None
+
+
+def test_other_processes_write_nothing(tmp_path):
+    console = make_console(False)
+    log = RunLog(tmp_path, 0, 100, console, active=False)
+    with log.running(), log.counting(3) as on_images:
+        on_images(1)
+        log_one(log, 10)
+        log.say("something")
+        log.evaluation(1, 10, [])
+    assert list(tmp_path.iterdir()) == []
+    assert console.file.getvalue() == ""
