@@ -158,7 +158,9 @@ def recipe_for(root: Path, *, channels: int, long: int, short: int) -> dict[str,
             "train_transforms": [resize, {"type": "RandomFlip", "prob": 0.5}, normalize, pad],
             "test_transforms": [resize, normalize, pad],
         },
-        "train": {"epochs": 2, "eval_every": 2, "log_every": 1},
+        "optimizer": {"lr": 0.02},
+        "schedule": {"warmup_iters": 50, "warmup_ratio": 0.001, "steps": [100]},
+        "train": {"epochs": 2, "eval_every": 2, "log_every": 1, "clip_norm": 10},
     }
 
 
