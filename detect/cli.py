@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
-from typer.core import TyperCommand
 
 from dpipe.cli_errors import one_line_errors
+from dpipe.cli_options import several_values
+from dpipe.errors import InputError
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -38,19 +40,7 @@ class AcceleratorName(str, Enum):
     cuda = "cuda"
 
 
-class SeveralMetrics(TyperCommand):
-    """A command whose ``--eval`` takes several values, ``--eval bbox segm``, as well as being repeated."""
-
-    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Repeats ``--eval`` in front of each metric that follows one."""
-        names = {metric.value for metric in Metric}
-        spread: list[str] = []
-        for word in args:
-            if word in names and len(spread) > 1 and spread[-2] == "--eval" and spread[-1] in names:
-                spread.append("--eval")
-            spread.append(word)
-        return super().parse_args(ctx, spread)
-
+METRICS = {"--eval": frozenset(metric.value for metric in Metric).__contains__}
 
 ConfigArgument = Annotated[str, typer.Argument(metavar="CONFIG", help="A recipe's file, or a shipped recipe's name")]
 OverridesArgument = Annotated[
@@ -105,7 +95,7 @@ def train_command(
             raise typer.Exit(128 + interruption.signum) from None
 
 
-@app.command("test", cls=SeveralMetrics)
+@app.command("test", cls=several_values(METRICS))
 def evaluate_command(
     config: ConfigArgument,
     checkpoint: CheckpointArgument,
@@ -151,7 +141,10 @@ def evaluate_command(
 def predict_command(
     config: ConfigArgument,
     checkpoint: CheckpointArgument,
-    images: Annotated[list[Path], typer.Argument(metavar="IMAGE", help="Image files")],
+    images: Annotated[
+        list[str],
+        typer.Argument(metavar="IMAGE", help="Image files; KEY=VALUE, where no file has that name, sets the recipe's"),
+    ],
     output: Annotated[
         Path, typer.Option("--output", "-o", metavar="DIR", help="Gets the pictures, predictions.json and images.json")
     ],
@@ -166,10 +159,13 @@ def predict_command(
         from detect.config import load_config
         from detect.prediction import predict
 
+        overrides = [word for word in images if "=" in word and not Path(word).exists()]
+        if len(overrides) == len(images):
+            raise InputError("no image was given, only values of the recipe")
         predict(
-            load_config(config),
+            load_config(config, overrides),
             checkpoint,
-            images,
+            [word for word in images if word not in overrides],
             output,
             score_thr=score_thr,
             accelerator=_accelerator(accelerator),
@@ -198,4 +194,8 @@ def _console() -> Console:
 
 def main() -> None:
     """Runs the command line."""
+    # GNU OpenMP's threads burn their core while they wait for each other. Where another program wants that core, this
+    # makes PyTorch many times slower; a short spin costs nothing where the cores are free. Read when PyTorch loads.
+    if "OMP_WAIT_POLICY" not in os.environ:
+        os.environ.setdefault("GOMP_SPINCOUNT", "1000")
     app()

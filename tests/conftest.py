@@ -7,6 +7,9 @@ from pathlib import Path
 
 import pytest
 
+# As the detect command does, before PyTorch loads: waiting threads of two test processes must not starve each other.
+os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+
 
 @pytest.fixture(scope="session")
 def data_root() -> Path:

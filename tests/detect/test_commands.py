@@ -188,6 +188,15 @@ def test_predict_writes_pictures_and_results(shapes, checkpoint, detect, tmp_pat
     assert len(data_set.load_res(str(out / "predictions.json")).anns) == len(results)
 
 
+def test_predict_takes_values_of_the_recipe_among_the_images(shapes, checkpoint, detect, tmp_path):
+    image = shapes.images[0]
+    few = "model.roi_head.max_per_img=1"
+    result = detect("predict", shapes.recipe, checkpoint, few, image, "-o", tmp_path / "out")
+    assert result.exit_code == 0, result.stderr
+    assert len(json.loads((tmp_path / "out" / "predictions.json").read_text())) == 1
+    assert_one_line(detect("predict", shapes.recipe, checkpoint, few, "-o", tmp_path / "out"), "no image")
+
+
 def test_predictions_are_those_of_the_evaluation(shapes, checkpoint, detect, tmp_path):
     detect("test", shapes.recipe, checkpoint, "data.batch_size=1", "--out", tmp_path / "results.json")
     detect("predict", shapes.recipe, checkpoint, *shapes.images[4:], "-o", tmp_path / "out")
