@@ -5,14 +5,12 @@ from __future__ import annotations
 import json
 
 import pytest
-import torch
 
 from detect import evaluate, load_config, train
 
 
 @pytest.mark.slow
 def test_a_small_cascade_learns_four_images_by_heart(tmp_path, draw_shapes, small_recipe):
-    torch.set_num_threads(1)  # slower alone, but much faster beside other tests
     (tmp_path / "images").mkdir()
     truth = draw_shapes(tmp_path / "images", 4, 192, 128, seed=1)
     for name in ("train.json", "val.json"):

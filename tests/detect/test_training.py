@@ -32,15 +32,6 @@ from dpipe.errors import InputError
 OVERRIDES = ("data.train.repeat=2", "train.epochs=3", "train.eval_every=3", "train.checkpoint_every_iters=3")
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    """Tests share few cores, and the same bits are promised for the same number of threads only."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 def weights(work_dir: Path, iteration: int = 12) -> dict[str, torch.Tensor]:
     # Not mapped into memory: some tests overwrite the file.
     return load((work_dir / "checkpoints" / f"iter_{iteration:08d}" / WEIGHTS).read_bytes())
@@ -138,10 +129,9 @@ def test_a_signal_saves_and_a_resumed_run_ends_with_the_same_bits(
 
 
 @pytest.fixture(scope="module")
-def uninterrupted(tmp_path_factory, make_shapes) -> Path:
+def uninterrupted(tmp_path_factory, make_shapes, one_thread) -> Path:
     """The work directory of a run that nothing happened to."""
     folder = tmp_path_factory.mktemp("uninterrupted")
-    torch.set_num_threads(1)
     train(make_shapes(folder / "shapes").config(*OVERRIDES), folder / "run")
     return folder / "run"
 
