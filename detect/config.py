@@ -76,7 +76,7 @@ class Data(Section):
         group_by_aspect: Put portrait and landscape images in separate batches, which saves padding.
         boxes_from: Boxes of transformed polygons (tight) or of transformed box corners (as other toolkits).
         min_size: Objects thinner than this many output pixels are dropped in training.
-        train_transforms: Operations of ``dpipe.policy``, in order.
+        train_transforms: Operations of ``dpipe.geometric``, ``dpipe.colours`` and ``dpipe.policy``, in order.
         test_transforms: The same for evaluation and prediction.
     """
 

@@ -10,25 +10,25 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from dpipe.coco import CocoIndex as CocoIndex
+    from dpipe.colours import Brightness as Brightness
+    from dpipe.colours import Color as Color
+    from dpipe.colours import Contrast as Contrast
+    from dpipe.colours import Equalize as Equalize
     from dpipe.errors import BadSampleError as BadSampleError
     from dpipe.errors import InputError as InputError
+    from dpipe.geometric import RandomFlip as RandomFlip
+    from dpipe.geometric import Resize as Resize
+    from dpipe.geometric import Rotate as Rotate
+    from dpipe.geometric import Shear as Shear
+    from dpipe.geometric import Translate as Translate
     from dpipe.loader import Batch as Batch
     from dpipe.loader import DetectionLoader as DetectionLoader
+    from dpipe.operation import Operation as Operation
     from dpipe.plan import SamplePlan as SamplePlan
     from dpipe.policy import Augment as Augment
     from dpipe.policy import AutoAugment as AutoAugment
-    from dpipe.policy import Brightness as Brightness
-    from dpipe.policy import Color as Color
-    from dpipe.policy import Contrast as Contrast
-    from dpipe.policy import Equalize as Equalize
     from dpipe.policy import Normalize as Normalize
-    from dpipe.policy import Operation as Operation
     from dpipe.policy import Pad as Pad
-    from dpipe.policy import RandomFlip as RandomFlip
-    from dpipe.policy import Resize as Resize
-    from dpipe.policy import Rotate as Rotate
-    from dpipe.policy import Shear as Shear
-    from dpipe.policy import Translate as Translate
     from dpipe.polygons import Polygons as Polygons
     from dpipe.sampler import BatchSampler as BatchSampler
     from dpipe.target import Target as Target
@@ -39,10 +39,10 @@ HOMES = {
     "errors": ["BadSampleError", "InputError"],
     "loader": ["Batch", "DetectionLoader"],
     "plan": ["SamplePlan"],
-    "policy": [
-        *("Augment", "AutoAugment", "Brightness", "Color", "Contrast", "Equalize", "Normalize", "Operation", "Pad"),
-        *("RandomFlip", "Resize", "Rotate", "Shear", "Translate"),
-    ],
+    "colours": ["Brightness", "Color", "Contrast", "Equalize"],
+    "geometric": ["RandomFlip", "Resize", "Rotate", "Shear", "Translate"],
+    "operation": ["Operation"],
+    "policy": ["Augment", "AutoAugment", "Normalize", "Pad"],
     "polygons": ["Polygons"],
     "sampler": ["BatchSampler"],
     "target": ["Target", "make_target"],

@@ -16,8 +16,9 @@ import torch
 from dpipe.backends.base import Backend, usable_cores
 from dpipe.coco import CocoIndex, image_path
 from dpipe.errors import InputError
+from dpipe.operation import Operation
 from dpipe.plan import SamplePlan
-from dpipe.policy import Augment, Normalize, Operation, Pad
+from dpipe.policy import Augment, Normalize, Pad
 from dpipe.sampler import BatchSampler
 from dpipe.target import MIN_SIZE, BoxSource, Target, make_target
 

@@ -14,25 +14,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dpipe.coco import CocoIndex
+from dpipe.colours import Brightness, Color, Contrast, Equalize
 from dpipe.draw import draw_caption, draw_instances
 from dpipe.errors import InputError
+from dpipe.geometric import RandomFlip, Resize, Rotate, Shear, Translate
 from dpipe.geometry import compose, invert, scaling
 from dpipe.loader import BackendName, DetectionLoader
+from dpipe.operation import Operation
 from dpipe.plan import Draft, SamplePlan, Size
-from dpipe.policy import (
-    Augment,
-    AutoAugment,
-    Brightness,
-    Color,
-    Contrast,
-    Equalize,
-    Operation,
-    RandomFlip,
-    Resize,
-    Rotate,
-    Shear,
-    Translate,
-)
+from dpipe.policy import Augment, AutoAugment
 from dpipe.polygons import Polygons
 from dpipe.problems import Problem, report
 from dpipe.recipes import Recipe

@@ -125,4 +125,4 @@ def _full_name(cls: type) -> str:
     return f"{cls.__module__}.{cls.__qualname__}"
 
 
-TRANSFORMS = Registry("transform", homes=["dpipe.policy"])
+TRANSFORMS = Registry("transform", homes=["dpipe.geometric", "dpipe.colours", "dpipe.policy"])

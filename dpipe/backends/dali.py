@@ -16,6 +16,7 @@ import numpy as np
 import torch
 
 from dpipe.backends.base import padded_size
+from dpipe.backends.dali_steps import photometric_step
 from dpipe.decode import JPEG_END, JPEG_START, PNG_END, PNG_START, check_image, decode_image
 from dpipe.errors import BadSampleError, InputError
 from dpipe.geometry import invert
@@ -26,12 +27,6 @@ if TYPE_CHECKING:
     from nvidia.dali import Pipeline
 
 Plans = Sequence[SamplePlan]
-
-LINEAR_STEP = 1
-"""A photometric step of the graph: a weighted sum of the image, its grey version and its mean grey level."""
-
-EQUALIZE_STEP = 2
-"""A photometric step of the graph: the equalisation of each channel's histogram."""
 
 
 _LOOK = 8  # bytes at either end of a file that tell its format and whether it is whole
@@ -278,18 +273,6 @@ class _Feed:
             weights = np.zeros((len(plans), self.slots, 3), dtype=np.float32)
             for sample, plan in enumerate(plans):
                 for slot, operation in enumerate(plan.photometric):
-                    steps[sample, slot], weights[sample, slot] = _photometric_step(*operation)
+                    steps[sample, slot], weights[sample, slot] = photometric_step(*operation)
             arrays += [steps, weights]
         return arrays
-
-
-def _photometric_step(name: str, factor: float) -> tuple[int, tuple[float, float, float]]:
-    """The graph's step for an operation of ``dpipe.photometric``, and its weights."""
-    if name == "equalize":
-        return EQUALIZE_STEP, (0.0, 0.0, 0.0)
-    weights = {
-        "color": (factor, 1 - factor, 0.0),
-        "brightness": (factor, 0.0, 0.0),
-        "contrast": (factor, 0.0, 1 - factor),
-    }
-    return LINEAR_STEP, weights[name]

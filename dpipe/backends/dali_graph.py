@@ -12,7 +12,7 @@ from typing import Any
 import nvidia.dali
 from nvidia.dali import Pipeline, pipeline_def
 
-from dpipe.backends.dali import LINEAR_STEP
+from dpipe.backends.dali_steps import LINEAR_STEP
 from dpipe.policy import Normalize
 
 # Filled when DALI is loaded: type checkers do not see what is in them.
@@ -27,8 +27,8 @@ _INPUTS = {  # name: (dtype, number of dimensions)
     "bordered": (types.INT32, 0),  # 1 where output pixels may lie outside the source
     "fill": (types.INT16, 3),  # (1, 1, 3), what they are filled with
     "canvas": (types.FLOAT, 1),  # (height, width) after padding
-    "step": (types.INT32, 1),  # (slots,), 0 or one of the steps above
-    "weights": (types.FLOAT, 2),  # (slots, 3), see _photometric_step
+    "step": (types.INT32, 1),  # (slots,), 0 or one of dali_steps
+    "weights": (types.FLOAT, 2),  # (slots, 3), see photometric_step
 }
 _NO_RESERVE = {"device_memory_padding": 0, "host_memory_padding": 0}
 

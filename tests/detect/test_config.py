@@ -12,7 +12,8 @@ import pytest
 
 from detect.config import build_augment, build_model, load_config
 from dpipe.errors import InputError
-from dpipe.policy import AutoAugment, Normalize, Pad, RandomFlip, Resize, Rotate, Translate
+from dpipe.geometric import RandomFlip, Resize, Rotate, Translate
+from dpipe.policy import AutoAugment, Normalize, Pad
 from dpipe.recipes import shipped_recipes
 
 CASCADE = "cascade_augfpn_autoaug"
@@ -209,8 +210,8 @@ class TestCascadeRecipe:
         assert len(roi["mask_head"]) == 3
         for head in roi["mask_head"]:
             assert (head["type"], head["num_convs"], head["conv_out_channels"]) == ("FCNMaskHead", 4, 256)
-        assert roi["mask_roi_extractor"] == {"type": "SoftRoIExtractor", "output_size": 14}
-        assert roi["bbox_roi_extractor"] == {"type": "SoftRoIExtractor", "output_size": 7}
+        assert roi["mask_roi_extractor"] == {"type": "SoftRoIExtractor", "output_size": 14, "sampling_ratio": 2}
+        assert roi["bbox_roi_extractor"] == {"type": "SoftRoIExtractor", "output_size": 7, "sampling_ratio": 2}
         assert (roi["score_thr"], roi["nms_iou"], roi["max_per_img"]) == (0.05, 0.5, 100)
         assert recipe["model"]["auxiliary_head"]["loss_weight"] == 0.25
 

@@ -11,23 +11,11 @@ import torch
 from PIL import Image
 
 from dpipe import geometry
+from dpipe.colours import Brightness, Color, Contrast, Equalize
 from dpipe.errors import BadSampleError, InputError
+from dpipe.geometric import RandomFlip, Resize, Rotate, Shear, Translate
 from dpipe.plan import SamplePlan
-from dpipe.policy import (
-    Augment,
-    AutoAugment,
-    Brightness,
-    Color,
-    Contrast,
-    Equalize,
-    Normalize,
-    Pad,
-    RandomFlip,
-    Resize,
-    Rotate,
-    Shear,
-    Translate,
-)
+from dpipe.policy import Augment, AutoAugment, Normalize, Pad
 
 pytest.importorskip("nvidia.dali", reason="NVIDIA DALI is not installed")
 

@@ -10,22 +10,13 @@ import torch
 
 from dpipe.backends.base import padded_size
 from dpipe.backends.opencv import OpenCVBackend, resample
+from dpipe.colours import Color, Equalize
 from dpipe.errors import BadSampleError
+from dpipe.geometric import RandomFlip, Resize, Rotate, Shear, Translate
 from dpipe.geometry import pixel_centre_matrix, transform_points
+from dpipe.operation import Operation
 from dpipe.plan import SamplePlan
-from dpipe.policy import (
-    Augment,
-    Color,
-    Equalize,
-    Normalize,
-    Operation,
-    Pad,
-    RandomFlip,
-    Resize,
-    Rotate,
-    Shear,
-    Translate,
-)
+from dpipe.policy import Augment, Normalize, Pad
 
 SIZE = (180, 260)
 MEAN, STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)

@@ -5,24 +5,12 @@ import numpy as np
 import pytest
 
 from dpipe import geometry
+from dpipe.colours import Brightness, Color, Contrast, Equalize
 from dpipe.errors import InputError
+from dpipe.geometric import RandomFlip, Resize, Rotate, Shear, Translate
+from dpipe.operation import Operation
 from dpipe.plan import SamplePlan
-from dpipe.policy import (
-    Augment,
-    AutoAugment,
-    Brightness,
-    Color,
-    Contrast,
-    Equalize,
-    Normalize,
-    Operation,
-    Pad,
-    RandomFlip,
-    Resize,
-    Rotate,
-    Shear,
-    Translate,
-)
+from dpipe.policy import Augment, AutoAugment, Normalize, Pad
 from dpipe.registry import TRANSFORMS
 
 SIZE = (100, 200)  # height, width

@@ -12,9 +12,11 @@ from typer.testing import CliRunner
 
 from dpipe.cli import app
 from dpipe.coco import CocoIndex
+from dpipe.colours import Color, Equalize
 from dpipe.draw import class_colour
 from dpipe.errors import InputError
-from dpipe.policy import Augment, AutoAugment, Color, Equalize, Normalize, RandomFlip, Resize, Rotate, Shear, Translate
+from dpipe.geometric import RandomFlip, Resize, Rotate, Shear, Translate
+from dpipe.policy import Augment, AutoAugment, Normalize
 from dpipe.preview import DEFAULT_AUGMENT, GAP, TILE_WIDTH, contact_sheet, describe_operations, write_image
 
 PALE = np.array((200, 200, 255))

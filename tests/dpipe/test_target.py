@@ -10,8 +10,10 @@ import torch
 from dpipe.backends.opencv import resample
 from dpipe.coco import CocoIndex
 from dpipe.errors import InputError
+from dpipe.geometric import RandomFlip, Resize, Rotate, Shear, Translate
+from dpipe.operation import Operation
 from dpipe.plan import SamplePlan
-from dpipe.policy import Augment, Operation, RandomFlip, Resize, Rotate, Shear, Translate
+from dpipe.policy import Augment
 from dpipe.polygons import Polygons
 from dpipe.target import make_target
 

@@ -1,0 +1,21 @@
+"""How the DALI graph is told of photometric operations; apart from it, so that DALI is imported only where it runs."""
+
+from __future__ import annotations
+
+LINEAR_STEP = 1
+"""A photometric step of the graph: a weighted sum of the image, its grey version and its mean grey level."""
+
+EQUALIZE_STEP = 2
+"""A photometric step of the graph: the equalisation of each channel's histogram."""
+
+
+def photometric_step(name: str, factor: float) -> tuple[int, tuple[float, float, float]]:
+    """The graph's step for an operation of ``dpipe.photometric``, and its weights."""
+    if name == "equalize":
+        return EQUALIZE_STEP, (0.0, 0.0, 0.0)
+    weights = {
+        "color": (factor, 1 - factor, 0.0),
+        "brightness": (factor, 0.0, 0.0),
+        "contrast": (factor, 0.0, 1 - factor),
+    }
+    return LINEAR_STEP, weights[name]

@@ -1,0 +1,220 @@
+"""Operations that move pixels: each adds a matrix to the plan.
+
+They are drawn and composed in the order of their list. Lengths are in pixels of the image as it stands at that point:
+before a ``Resize`` those are pixels of the source.
+
+Names and magnitudes follow OpenMMLab's auto_augment (after "AutoAugment", arXiv 1805.09501, and "Learning Data
+Augmentation Strategies for Object Detection", arXiv 1906.11172), so that its recipes can be carried over; coordinates
+are continuous (a rotation turns about (w/2, h/2)), and all geometric operations of a sample become one matrix.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+from dpipe import geometry
+from dpipe.errors import InputError
+from dpipe.operation import (
+    Colour,
+    Direction,
+    Operation,
+    check_colour,
+    check_direction,
+    check_level,
+    check_probabilities,
+    magnitude,
+    rgb,
+    signed,
+)
+from dpipe.plan import Draft
+from dpipe.registry import TRANSFORMS
+
+Scale: TypeAlias = tuple[int, int]
+
+
+@TRANSFORMS.register
+@dataclass(frozen=True)
+class Rotate(Operation):
+    """Rotates the image within its canvas.
+
+    Args:
+        level: 0..10; the angle is level/10 * ``max_rotate_angle``.
+        prob: Chance that it is applied.
+        scale: Zoom about the same centre, 1 for none.
+        center: (x, y) of the fixed point in continuous pixel coordinates; the middle where not given.
+        img_fill_val: Grey level, or red, green and blue, of what no source pixel covers, 0..255.
+        max_rotate_angle: Degrees at level 10, clockwise.
+        random_negative_prob: Chance that it turns anticlockwise instead.
+    """
+
+    level: float
+    prob: float = 0.5
+    scale: float = 1.0
+    center: tuple[float, float] | None = None
+    img_fill_val: Colour = 128
+    max_rotate_angle: float = 30.0
+    random_negative_prob: float = 0.5
+
+    def __post_init__(self) -> None:
+        check_level(self, self.level)
+        check_probabilities(self, prob=self.prob, random_negative_prob=self.random_negative_prob)
+        check_colour(self, self.img_fill_val)
+        if not self.scale > 0:
+            raise InputError(f"Rotate: scale must be above 0, got {self.scale}")
+
+    def apply(self, draft: Draft) -> None:
+        """See the class."""
+        if not draft.chance(self.prob):
+            return
+        angle = signed(draft, magnitude(self.level, self.max_rotate_angle), self.random_negative_prob)
+        height, width = draft.size
+        center = (width / 2, height / 2) if self.center is None else self.center
+        draft.transform(geometry.rotation(angle, center, self.scale))
+        draft.fill = rgb(self.img_fill_val)
+
+
+@TRANSFORMS.register
+@dataclass(frozen=True)
+class Translate(Operation):
+    """Moves the image within its canvas.
+
+    Args:
+        level: 0..10; the offset is int(level/10 * ``max_translate_offset``).
+        prob: Chance that it is applied.
+        direction: ``horizontal`` (to the right) or ``vertical`` (down).
+        img_fill_val: Grey level, or red, green and blue, of what no source pixel covers, 0..255.
+        max_translate_offset: Pixels at level 10.
+        random_negative_prob: Chance that it moves left or up instead.
+    """
+
+    level: float
+    prob: float = 0.5
+    direction: Direction = "horizontal"
+    img_fill_val: Colour = 128
+    max_translate_offset: float = 250.0
+    random_negative_prob: float = 0.5
+
+    def __post_init__(self) -> None:
+        check_level(self, self.level)
+        check_probabilities(self, prob=self.prob, random_negative_prob=self.random_negative_prob)
+        check_direction(self, self.direction)
+        check_colour(self, self.img_fill_val)
+
+    def apply(self, draft: Draft) -> None:
+        """See the class."""
+        if not draft.chance(self.prob):
+            return
+        whole = int(magnitude(self.level, self.max_translate_offset))
+        offset = signed(draft, whole, self.random_negative_prob)
+        horizontal = self.direction == "horizontal"
+        draft.transform(geometry.translation(offset if horizontal else 0, 0 if horizontal else offset))
+        draft.fill = rgb(self.img_fill_val)
+
+
+@TRANSFORMS.register
+@dataclass(frozen=True)
+class Shear(Operation):
+    """Shears the image within its canvas; the top left corner stays.
+
+    Args:
+        level: 0..10; the shear is level/10 * ``max_shear_magnitude``.
+        prob: Chance that it is applied.
+        direction: ``horizontal`` (x grows with y) or ``vertical`` (y grows with x).
+        img_fill_val: Grey level, or red, green and blue, of what no source pixel covers, 0..255.
+        max_shear_magnitude: Pixels a pixel at level 10.
+        random_negative_prob: Chance that the sign is turned.
+    """
+
+    level: float
+    prob: float = 0.5
+    direction: Direction = "horizontal"
+    img_fill_val: Colour = 128
+    max_shear_magnitude: float = 0.3
+    random_negative_prob: float = 0.5
+
+    def __post_init__(self) -> None:
+        check_level(self, self.level)
+        check_probabilities(self, prob=self.prob, random_negative_prob=self.random_negative_prob)
+        check_direction(self, self.direction)
+        check_colour(self, self.img_fill_val)
+
+    def apply(self, draft: Draft) -> None:
+        """See the class."""
+        if not draft.chance(self.prob):
+            return
+        amount = signed(draft, magnitude(self.level, self.max_shear_magnitude), self.random_negative_prob)
+        horizontal = self.direction == "horizontal"
+        draft.transform(geometry.shear(amount if horizontal else 0, 0 if horizontal else amount))
+        draft.fill = rgb(self.img_fill_val)
+
+
+@TRANSFORMS.register
+@dataclass(frozen=True)
+class Resize(Operation):
+    """Resizes the image.
+
+    Args:
+        scale: One pair, or two pairs between which both edges are drawn as integers, both ends included. With
+            ``keep_ratio`` a pair is the largest (long, short) edges, in any order, and the image becomes as large as
+            fits both; otherwise it is the (width, height).
+        keep_ratio: Keep width to height.
+    """
+
+    scale: Scale | tuple[Scale, Scale]
+    keep_ratio: bool = True
+
+    def __post_init__(self) -> None:
+        for pair in self._pairs():
+            if len(pair) != 2 or not all(isinstance(edge, int) and edge > 0 for edge in pair):
+                raise InputError(
+                    f"Resize: scale must be a pair of pixels above 0, or two such pairs, got {self.scale!r}"
+                )
+
+    def _pairs(self) -> tuple[Sequence[Any], Sequence[Any]]:
+        """The two ends of the range, equal for a single pair."""
+        scale: Any = self.scale
+        if isinstance(scale, list | tuple) and len(scale) == 2:
+            if all(isinstance(pair, list | tuple) for pair in scale):
+                return scale[0], scale[1]
+            return scale, scale
+        return (), ()
+
+    def apply(self, draft: Draft) -> None:
+        """See the class."""
+        height, width = draft.size
+        ends = [sorted(pair, reverse=True) if self.keep_ratio else pair for pair in self._pairs()]
+        first, second = (int(draft.rng.integers(min(edges), max(edges) + 1)) for edges in zip(*ends, strict=True))
+        if self.keep_ratio:
+            ratio = min(max(first, second) / max(height, width), min(first, second) / min(height, width))
+            new_width, new_height = max(int(width * ratio + 0.5), 1), max(int(height * ratio + 0.5), 1)
+        else:
+            new_width, new_height = first, second
+        draft.transform(geometry.scaling(new_width / width, new_height / height), (new_height, new_width))
+
+
+@TRANSFORMS.register
+@dataclass(frozen=True)
+class RandomFlip(Operation):
+    """Mirrors the image.
+
+    Args:
+        prob: Chance that it is applied.
+        direction: ``horizontal`` (left and right change places) or ``vertical``.
+    """
+
+    prob: float = 0.5
+    direction: Direction = "horizontal"
+
+    def __post_init__(self) -> None:
+        check_probabilities(self, prob=self.prob)
+        check_direction(self, self.direction)
+
+    def apply(self, draft: Draft) -> None:
+        """See the class."""
+        if not draft.chance(self.prob):
+            return
+        height, width = draft.size
+        horizontal = self.direction == "horizontal"
+        draft.transform(geometry.horizontal_flip(width) if horizontal else geometry.vertical_flip(height))

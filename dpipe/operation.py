@@ -1,0 +1,67 @@
+"""What every operation of a policy is, and what their arguments have in common."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import Literal, TypeAlias
+
+from dpipe.errors import InputError
+from dpipe.plan import Draft
+
+Colour: TypeAlias = int | tuple[int, int, int]
+Direction: TypeAlias = Literal["horizontal", "vertical"]
+
+MAX_LEVEL = 10.0
+
+
+class Operation(ABC):
+    """Something that changes an image, with the boxes and polygons on it."""
+
+    @abstractmethod
+    def apply(self, draft: Draft) -> None:
+        """Draws what happens, from ``draft.rng``, and adds it to the draft."""
+
+
+def magnitude(level: float, largest: float) -> float:
+    """What a level stands for, between nothing at level 0 and ``largest`` at level 10."""
+    return level / MAX_LEVEL * largest
+
+
+def signed(draft: Draft, magnitude: float, negative_prob: float) -> float:
+    """The magnitude, turned negative with a probability."""
+    return -magnitude if draft.chance(negative_prob) else magnitude
+
+
+def rgb(colour: Colour) -> tuple[int, int, int]:
+    """A colour as red, green and blue."""
+    if isinstance(colour, int):
+        return colour, colour, colour
+    red, green, blue = colour
+    return red, green, blue
+
+
+def check_level(operation: Operation, level: float) -> None:
+    """Raises an InputError unless the level lies in 0..10."""
+    if not 0 <= level <= MAX_LEVEL:
+        raise InputError(f"{type(operation).__name__}: level must lie in 0..10, got {level}")
+
+
+def check_probabilities(operation: Operation, **probabilities: float) -> None:
+    """Raises an InputError unless the named probabilities lie in 0..1."""
+    for name, value in probabilities.items():
+        if not 0 <= value <= 1:
+            raise InputError(f"{type(operation).__name__}: {name} must lie in 0..1, got {value}")
+
+
+def check_direction(operation: Operation, direction: str) -> None:
+    """Raises an InputError for anything but the two directions."""
+    if direction not in ("horizontal", "vertical"):
+        raise InputError(f"{type(operation).__name__}: direction must be horizontal or vertical, got {direction!r}")
+
+
+def check_colour(operation: Operation, colour: Colour) -> None:
+    """Raises an InputError for anything but grey levels of 0..255."""
+    values = colour if isinstance(colour, list | tuple) else (colour,) * 3
+    if len(values) != 3 or not all(isinstance(value, int) and 0 <= value <= 255 for value in values):
+        name = type(operation).__name__
+        raise InputError(f"{name}: img_fill_val must be one integer or three integers in 0..255, got {colour!r}")
