@@ -10,6 +10,7 @@ are continuous (a rotation turns about (w/2, h/2)), and all geometric operations
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
@@ -22,6 +23,7 @@ from dpipe.operation import (
     Operation,
     check_colour,
     check_direction,
+    check_largest,
     check_level,
     check_probabilities,
     magnitude,
@@ -60,9 +62,12 @@ class Rotate(Operation):
     def __post_init__(self) -> None:
         check_level(self, self.level)
         check_probabilities(self, prob=self.prob, random_negative_prob=self.random_negative_prob)
+        check_largest(self, max_rotate_angle=self.max_rotate_angle)
         check_colour(self, self.img_fill_val)
-        if not self.scale > 0:
-            raise InputError(f"Rotate: scale must be above 0, got {self.scale}")
+        if not (math.isfinite(self.scale) and self.scale > 0):
+            raise InputError(f"Rotate: scale must be a number above 0, got {self.scale}")
+        if self.center is not None and not all(map(math.isfinite, self.center)):
+            raise InputError(f"Rotate: center must be two numbers, got {self.center}")
 
     def apply(self, draft: Draft) -> None:
         """See the class."""
@@ -100,6 +105,7 @@ class Translate(Operation):
         check_level(self, self.level)
         check_probabilities(self, prob=self.prob, random_negative_prob=self.random_negative_prob)
         check_direction(self, self.direction)
+        check_largest(self, max_translate_offset=self.max_translate_offset)
         check_colour(self, self.img_fill_val)
 
     def apply(self, draft: Draft) -> None:
@@ -138,6 +144,7 @@ class Shear(Operation):
         check_level(self, self.level)
         check_probabilities(self, prob=self.prob, random_negative_prob=self.random_negative_prob)
         check_direction(self, self.direction)
+        check_largest(self, max_shear_magnitude=self.max_shear_magnitude)
         check_colour(self, self.img_fill_val)
 
     def apply(self, draft: Draft) -> None:

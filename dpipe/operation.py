@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from typing import Literal, TypeAlias
 
@@ -51,6 +52,13 @@ def check_probabilities(operation: Operation, **probabilities: float) -> None:
     for name, value in probabilities.items():
         if not 0 <= value <= 1:
             raise InputError(f"{type(operation).__name__}: {name} must lie in 0..1, got {value}")
+
+
+def check_largest(operation: Operation, **largest: float) -> None:
+    """Raises an InputError unless the named magnitudes are finite and not negative."""
+    for name, value in largest.items():
+        if not (math.isfinite(value) and value >= 0):
+            raise InputError(f"{type(operation).__name__}: {name} must be a number of at least 0, got {value}")
 
 
 def check_direction(operation: Operation, direction: str) -> None:

@@ -1,8 +1,9 @@
 """Names of parts to classes: what the ``type:`` of a recipe may say.
 
-A name is that of a registered class, or a dotted path to any class that can be imported. The latter, and a recipe's
-``custom_imports``, run Python modules that the recipe names, found among installed packages and in the current
-directory; classes of the standard library are refused. Nothing else in a recipe runs code.
+A name is that of a registered class, or a dotted path to a class of one's own. The latter, and a recipe's
+``custom_imports``, run Python code that the recipe names, found among installed packages and in the current directory:
+a recipe with either of them deserves the trust that its code does. Classes of the standard library are refused under
+whatever name they can be imported. Nothing else in a recipe runs code.
 """
 
 from __future__ import annotations
@@ -27,11 +28,14 @@ class Registry:
     Args:
         kind: What the classes are, for messages.
         homes: Modules, or packages with all their modules, that register the classes; imported at the first look-up.
+        bases: Dotted paths of classes, of one of which a class that is named by a dotted path must be; any will do
+            without them.
     """
 
-    def __init__(self, kind: str, homes: Sequence[str] = ()) -> None:
+    def __init__(self, kind: str, homes: Sequence[str] = (), bases: Sequence[str] = ()) -> None:
         self.kind = kind
         self.homes = tuple(homes)
+        self.bases = tuple(bases)
         self._classes: dict[str, type] = {}
         self._homes_imported = False
 
@@ -67,12 +71,20 @@ class Registry:
         module_name, _, class_name = name.rpartition(".")
         if not module_name:
             raise InputError(f"unknown {self.kind} {name!r}{nearest(name, self._classes)}")
-        if module_name.partition(".")[0] in sys.stdlib_module_names:
-            raise InputError(f"{name!r} is in Python's standard library, which holds no {self.kind}s")
-        cls = getattr(import_module(module_name), class_name, None)
-        if not isinstance(cls, type):
-            raise InputError(f"module {module_name!r} has no class {class_name!r}")
-        return cls
+        if not _is_standard(module_name):  # checked before anything is imported, and again for what was re-exported
+            cls = getattr(import_module(module_name), class_name, None)
+            if not isinstance(cls, type):
+                raise InputError(f"module {module_name!r} has no class {class_name!r}")
+            if not _is_standard(cls.__module__):
+                self._check_base(cls)
+                return cls
+        raise InputError(f"{name!r} is in Python's standard library, which holds no {self.kind}s")
+
+    def _check_base(self, cls: type) -> None:
+        bases = [base.rpartition(".") for base in self.bases]
+        if bases and not issubclass(cls, tuple(getattr(import_module(home), name) for home, _, name in bases)):
+            expected = " or ".join(name for _, _, name in bases)
+            raise InputError(f"{_full_name(cls)} is no {self.kind}: expected a subclass of {expected}")
 
     def check(self, node: Any, path: KeyPath = ()) -> list[Problem]:
         """All problems of a part as a recipe has it, see :func:`dpipe.build.check`."""
@@ -95,11 +107,11 @@ class Registry:
     def _import_homes(self) -> None:
         if self._homes_imported:
             return
-        self._homes_imported = True
         for home in self.homes:
             module = importlib.import_module(home)
             for found in pkgutil.walk_packages(getattr(module, "__path__", []), f"{home}."):
                 importlib.import_module(found.name)
+        self._homes_imported = True
 
 
 def import_module(name: str) -> ModuleType:
@@ -121,8 +133,16 @@ def import_module(name: str) -> ModuleType:
         raise InputError(f"cannot import {name!r}: {what}{reason}") from error
 
 
+def _is_standard(module_name: str) -> bool:
+    return module_name.partition(".")[0] in sys.stdlib_module_names
+
+
 def _full_name(cls: type) -> str:
     return f"{cls.__module__}.{cls.__qualname__}"
 
 
-TRANSFORMS = Registry("transform", homes=["dpipe.geometric", "dpipe.colours", "dpipe.policy"])
+TRANSFORMS = Registry(
+    "transform",
+    homes=["dpipe.geometric", "dpipe.colours", "dpipe.policy"],
+    bases=["dpipe.operation.Operation", "dpipe.policy.Normalize", "dpipe.policy.Pad"],
+)

@@ -232,7 +232,11 @@ def test_transforms_are_built_from_mappings() -> None:
         (lambda: Shear(5, prob=1.5), r"Shear: prob must lie in 0\.\.1, got 1\.5"),
         (lambda: Translate(5, random_negative_prob=-1), r"Translate: random_negative_prob must lie in 0\.\.1"),
         (lambda: Translate(5, direction="up"), "Translate: direction must be horizontal or vertical, got 'up'"),  # type: ignore[arg-type]
-        (lambda: Rotate(5, scale=0), "Rotate: scale must be above 0, got 0"),
+        (lambda: Rotate(5, scale=0), "Rotate: scale must be a number above 0, got 0"),
+        (lambda: Rotate(5, center=(float("nan"), 0)), "Rotate: center must be two numbers"),
+        (lambda: Rotate(5, max_rotate_angle=float("nan")), "Rotate: max_rotate_angle must be a number of at least 0"),
+        (lambda: Translate(5, max_translate_offset=-1), "Translate: max_translate_offset must be a number of at least"),
+        (lambda: Shear(5, max_shear_magnitude=float("inf")), "Shear: max_shear_magnitude must be a number of at least"),
         (
             lambda: Rotate(5, img_fill_val=256),
             r"img_fill_val must be one integer or three integers in 0\.\.255, got 256",

@@ -13,7 +13,7 @@ from pydantic import Field
 
 from dpipe.errors import InputError
 from dpipe.problems import report
-from dpipe.registry import Registry, import_module
+from dpipe.registry import TRANSFORMS, Registry, import_module
 
 if TYPE_CHECKING:
     from nowhere import Unknown
@@ -129,6 +129,25 @@ class TestNames:
     def test_the_standard_library_holds_no_parts(self, name: str) -> None:
         with pytest.raises(InputError, match="standard library"):
             PARTS.get(name)
+
+    def test_nor_under_another_name(self, tmp_path, monkeypatch) -> None:
+        (tmp_path / "my_aliases.py").write_text("from subprocess import Popen\n")
+        monkeypatch.setattr("sys.path", [*sys.path])
+        monkeypatch.chdir(tmp_path)
+        with pytest.raises(InputError, match="standard library"):
+            PARTS.get("my_aliases.Popen")
+
+    def test_a_dotted_path_needs_a_base_of_the_registry(self, tmp_path, monkeypatch) -> None:
+        (tmp_path / "my_transforms.py").write_text(
+            "from dpipe import Operation\n"
+            "class Mine(Operation):\n    def apply(self, draft): pass\n"
+            "class Other:\n    pass\n"
+        )
+        monkeypatch.setattr("sys.path", [*sys.path])
+        monkeypatch.chdir(tmp_path)
+        assert TRANSFORMS.get("my_transforms.Mine").__name__ == "Mine"
+        with pytest.raises(InputError, match="expected a subclass of Operation or Normalize or Pad"):
+            TRANSFORMS.get("my_transforms.Other")
 
     @pytest.mark.parametrize(
         ("name", "message"),
