@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Protocol
 import torch
 from torch import Tensor
 
-from detect.models.boxes import pairwise_iof, pairwise_iou
+from detect.models.boxes import blocks, pairwise_iof, pairwise_iou
 from detect.registry import MODELS
 
 if TYPE_CHECKING:
@@ -79,7 +79,7 @@ class MaxIoUAssigner:
         ious = pairwise_iou(gt_boxes, priors) if len(gt_boxes) else priors.new_zeros((1, n))  # (G, n)
         if self.ignore_iof_thr > 0 and len(ignore_boxes) and n:
             ignored = pairwise_iof(priors, ignore_boxes).amax(dim=1) > self.ignore_iof_thr
-            ious = ious.masked_fill(ignored, -1.0)
+            ious.masked_fill_(ignored, -1.0)
 
         max_ious, best_gts = ious.max(dim=0)
         gt_indices = torch.full_like(best_gts, NEITHER)
@@ -88,12 +88,20 @@ class MaxIoUAssigner:
             return Assignment(gt_indices, max_ious)
         gt_indices = torch.where(max_ious >= self.pos_iou_thr, best_gts, gt_indices)
         if self.match_low_quality:
-            best_of_gt = ious.amax(dim=1, keepdim=True)  # (G, 1)
-            matches = (ious == best_of_gt) & (best_of_gt >= self.min_pos_iou)
-            order = torch.arange(1, len(gt_boxes) + 1, device=priors.device)[:, None]
-            last_match = (matches * order).amax(dim=0) - 1  # of several ground truths the last one wins
+            last_match = self._last_low_quality_match(ious)
             gt_indices = torch.where(last_match >= 0, last_match, gt_indices)
         return Assignment(gt_indices, max_ious)
+
+    def _last_low_quality_match(self, ious: Tensor) -> Tensor:
+        """Of overlaps (G, n) for each prior the last ground truth whose best it is, (n,) int64; -1 for none."""
+        best = ious.amax(dim=1)
+        best = torch.where(best >= self.min_pos_iou, best, torch.inf)  # which no overlap equals
+        last = torch.full_like(ious[0], -1, dtype=torch.int32)
+        for gts in blocks(*ious.shape):
+            numbers = torch.arange(len(ious), device=ious.device, dtype=torch.int32)[gts, None]
+            matches = torch.where(ious[gts] == best[gts, None], numbers, -1)
+            last = torch.maximum(last, matches.amax(dim=0))
+        return last.long()
 
 
 class Sampler(Protocol):

@@ -24,35 +24,50 @@ MAX_LOG_RATIO = abs(math.log(16 / 1000))
 """How far dw and dh may go: a box is at most 62.5 times larger or smaller than its prior."""
 
 
+BLOCK = 2**21
+"""Values of a table of pairs that are worked on at a time: little beside the table, and few steps for a GPU."""
+
+
 def box_areas(boxes: Tensor) -> Tensor:
     """Areas of boxes (..., 4) as (...)."""
     return (boxes[..., 2] - boxes[..., 0]) * (boxes[..., 3] - boxes[..., 1])
 
 
-def _intersections(boxes: Tensor, others: Tensor) -> Tensor:
-    top_left = torch.max(boxes[:, None, :2], others[None, :, :2])  # (M, N, 2)
-    bottom_right = torch.min(boxes[:, None, 2:], others[None, :, 2:])
-    sides = (bottom_right - top_left).clamp(min=0)
-    return sides[..., 0] * sides[..., 1]
+def _intersect(boxes: Tensor, others: Tensor, out: Tensor, scratch: Tensor) -> None:
+    """Areas of intersection of boxes (M, 4) and others (N, 4) into ``out``; both buffers are (M, N)."""
+    sides = []
+    for low, side in ((0, out), (1, torch.empty_like(out))):
+        torch.minimum(boxes[:, low + 2, None], others[None, :, low + 2], out=side)
+        torch.maximum(boxes[:, low, None], others[None, :, low], out=scratch)
+        sides.append(side.sub_(scratch).clamp_(min=0))
+    out.mul_(sides[1])
 
 
+@torch.no_grad()
 def pairwise_iou(boxes: Tensor, others: Tensor) -> Tensor:
-    """Intersection over union of every pair.
+    """Intersection over union of every pair, without gradient.
 
     Args:
         boxes: (M, 4).
         others: (N, 4).
 
     Returns:
-        (M, N), 0 where a union is empty.
+        (M, N), 0 where a union is empty. Hardly more memory than that is held on the way: rows are filled in blocks.
     """
-    intersections = _intersections(boxes, others)
-    unions = box_areas(boxes)[:, None] + box_areas(others)[None, :] - intersections
-    return intersections / unions.clamp(min=1e-6)
+    ious = boxes.new_empty((len(boxes), len(others)))
+    areas, other_areas = box_areas(boxes), box_areas(others)
+    for rows in blocks(len(boxes), len(others)):
+        block = ious[rows]
+        unions = torch.empty_like(block)
+        _intersect(boxes[rows], others, block, unions)
+        torch.add(areas[rows, None], other_areas[None], out=unions)
+        block.div_(unions.sub_(block).clamp_(min=1e-6))
+    return ious
 
 
+@torch.no_grad()
 def pairwise_iof(boxes: Tensor, others: Tensor) -> Tensor:
-    """Intersection over the area of the first (foreground) box, for every pair.
+    """Intersection over the area of the first (foreground) box, for every pair, without gradient.
 
     Args:
         boxes: (M, 4), whose areas divide.
@@ -61,7 +76,18 @@ def pairwise_iof(boxes: Tensor, others: Tensor) -> Tensor:
     Returns:
         (M, N).
     """
-    return _intersections(boxes, others) / box_areas(boxes)[:, None].clamp(min=1e-6)
+    shares = boxes.new_empty((len(boxes), len(others)))
+    areas = box_areas(boxes)
+    for rows in blocks(len(boxes), len(others)):
+        _intersect(boxes[rows], others, shares[rows], torch.empty_like(shares[rows]))
+        shares[rows].div_(areas[rows, None].clamp(min=1e-6))
+    return shares
+
+
+def blocks(num_rows: int, row_length: int) -> list[slice]:
+    """Slices of rows that hold about BLOCK values each."""
+    step = max(1, BLOCK // max(row_length, 1))
+    return [slice(start, start + step) for start in range(0, num_rows, step)]
 
 
 class DeltaCoder:

@@ -6,6 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from detect.models.assign import NEGATIVE, NEITHER, Assignment, MaxIoUAssigner, RandomSampler, sample_rois
 
@@ -118,3 +119,55 @@ def test_sampling_without_objects_or_proposals():
     assert len(sample_rois(assigner, sampler, NONE, target(NONE, [])).boxes) == 0
     assert sample_rois(assigner, sampler, boxes((0, 0, 5, 5)), target(NONE, [])).num_positives == 0
     assert sample_rois(assigner, sampler, NONE, target(boxes((0, 0, 5, 5)), [1])).num_positives == 1
+
+
+def by_the_definition(assigner, priors, gts):
+    """The assignment from whole tables, the overlap of each pair as it is written down in papers."""
+    corners = torch.max(gts[:, None, :2], priors[:, :2]), torch.min(gts[:, None, 2:], priors[:, 2:])
+    intersections = (corners[1] - corners[0]).clamp(min=0).prod(dim=-1)
+    areas = [(b[:, 2:] - b[:, :2]).prod(dim=-1) for b in (gts, priors)]
+    ious = intersections / (areas[0][:, None] + areas[1] - intersections).clamp(min=1e-6)
+    best, indices = ious.max(dim=0)
+    indices = torch.where(best >= assigner.pos_iou_thr, indices, NEITHER)
+    indices = torch.where(best < assigner.neg_iou_thr, NEGATIVE, indices)
+    for number, row in enumerate(ious):
+        if row.max() >= assigner.min_pos_iou:
+            indices[row == row.max()] = number
+    return indices, best
+
+
+@pytest.mark.parametrize("block", [1, 1000, 2**21])
+def test_blocks_change_no_bit(monkeypatch, block):
+    """On a coarse lattice, where many overlaps are exactly alike."""
+    monkeypatch.setattr("detect.models.boxes.BLOCK", block)
+    generator = torch.Generator().manual_seed(0)
+    centres = (torch.rand(3040, 2, generator=generator) * 20).round() * 8
+    sizes = (torch.rand(3040, 2, generator=generator) * 5).round() * 8
+    gts, priors = torch.cat([centres - sizes / 2, centres + sizes / 2], dim=1).split([40, 3000])
+    assigner = MaxIoUAssigner(0.7, 0.3, min_pos_iou=0.2)
+    found = assigner.assign(priors, gts, NONE)
+    indices, best = by_the_definition(assigner, priors, gts)
+    assert torch.equal(found.gt_indices, indices)
+    assert torch.equal(found.max_ious, best)
+    assert len(indices.unique()) > 30
+
+
+class LargestTensor(TorchDispatchMode):
+    """Notes the most bytes that any one tensor made meanwhile has."""
+
+    bytes = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        result = func(*args, **(kwargs or {}))
+        for tensor in result if isinstance(result, (tuple, list)) else [result]:
+            if isinstance(tensor, torch.Tensor) and all(tensor.stride()):
+                self.bytes = max(self.bytes, tensor.nbytes)
+        return result
+
+
+def test_no_table_larger_than_that_of_overlaps_is_made():
+    """Half a million anchors and hundreds of objects would fill the memory else."""
+    priors, gts = torch.rand(20_000, 4).sort(dim=1).values, torch.rand(50, 4).sort(dim=1).values
+    with LargestTensor() as largest:
+        MaxIoUAssigner(0.7, 0.3).assign(priors, gts, NONE)
+    assert largest.bytes == 4 * 20_000 * 50
