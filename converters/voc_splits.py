@@ -1,7 +1,8 @@
 """The folders of Pascal VOC: years, splits, and the files of each image.
 
 ``ImageSets/Main/<split>.txt`` lists image names. Beside the splits that folder holds a file for each class and split
-(``dog_train.txt``), with a second column; those are not splits.
+(``dog_train.txt``), with a second column; those are not splits. A split may be named like one of them
+(``mini_train.txt``): only the second column tells.
 """
 
 from __future__ import annotations
@@ -143,7 +144,17 @@ def _split_lists(folder: Path) -> dict[str, Path]:
     """Returns the lists of a year that are splits, by name."""
     lists = folder / "ImageSets" / "Main"
     found = {path.stem: path for path in sorted(lists.glob("*.txt"))}
-    return {name: path for name, path in found.items() if not any(name.endswith(f"_{other}") for other in found)}
+    return {
+        name: path
+        for name, path in found.items()
+        if not (any(name.endswith(f"_{other}") for other in found) and _is_class_list(path))
+    }
+
+
+def _is_class_list(path: Path) -> bool:
+    """Whether every line of a list has the second column; so has a list without lines, of a class without images."""
+    lines = path.read_text(encoding="utf-8-sig", errors="replace").splitlines()
+    return all(CLASS_LIST_LINE.search(line.strip()) for line in lines if line.strip())
 
 
 def _image_names(path: Path) -> list[str]:

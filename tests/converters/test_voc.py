@@ -324,6 +324,18 @@ def test_list_of_one_class_is_refused_by_name(root, tmp_path):
         convert(root, tmp_path / "out", splits=["dogs"])
 
 
+def test_a_split_may_be_named_like_a_list_of_one_class(write_voc, voc_object_xml, tmp_path):
+    images = dict.fromkeys("abc", voc_object_xml("dog", (1, 1, 9, 9)))
+    lists = {"train": ["a", "b"], "mini_train": ["a"], "night 1_val": ["c  1", "c"], "val": ["c"]}
+    # Lists of classes, whose second column and line ends are written in many ways; the last class has no image.
+    lists |= {"dog_train": ["a  1", "b -1"], "cat_val": ["c\t0", ""], "cow_mini_train": ["a 1 "], "bus_val": []}
+    root = write_voc(images | {"c  1": images["c"]}, lists)
+    report = convert(root, tmp_path / "out")
+    assert [(split.name, split.images) for split in report.splits] == [
+        *(("train", 2), ("val", 1), ("mini_train", 1), ("night 1_val", 2))
+    ]
+
+
 def test_skip_leaves_out_the_bad_image_of_every_split(root, tmp_path):
     break_xml_bomb(root)
     report = convert(root, tmp_path / "out", on_error="skip")
