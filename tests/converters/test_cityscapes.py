@@ -112,6 +112,13 @@ def test_labels_without_instances_or_evaluation_are_dropped_and_crowds_kept(writ
     assert found == [(24, 1), (26, 0), (33, 0)]
 
 
+def test_the_first_instance_of_the_first_label_is_no_crowd(write_cityscapes, tmp_path):
+    # 1000 is instance 0 of label 1, which has no instances; as a crowd it would be of label 1000, which is none.
+    root = write_cityscapes({"train": {"x/x_0": np.array([[1000, 26000, 999 + 25001]])}})
+    convert_cityscapes(root, tmp_path / "out")
+    assert [a["category_id"] for a in read(tmp_path / "out", "train")["annotations"]] == [26]
+
+
 def test_image_without_instances_is_kept(write_cityscapes, tmp_path):
     root = write_cityscapes({"train": {"x/x_0": np.full((4, 5), 7)}})
     convert_cityscapes(root, tmp_path / "out")
