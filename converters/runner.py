@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import multiprocessing
 import os
 import signal
@@ -53,7 +54,7 @@ def map_files(
     """Applies a function to every item and keeps their order, whatever the number of processes.
 
     Args:
-        function: A function of a module's top level (other processes import it).
+        function: A function of a module's top level (other processes import it), or a ``functools.partial`` of one.
         items: What to work on; passed to other processes, as are the results.
         name_of: The file behind an item, for errors that do not name one themselves.
         title: What is being done, for the progress.
@@ -65,7 +66,8 @@ def map_files(
         The results, with None for a skipped item, and the errors of those.
 
     Raises:
-        ConversionError: An item failed under ``on_error="fail"``, a process died, or an argument is wrong.
+        ConversionError: An item failed under ``on_error="fail"``, a process died or could not start, or an argument is
+            wrong.
     """
     if nproc is not None and nproc < 1:
         raise ConversionError(f"nproc is {nproc}, expected at least 1")
@@ -118,20 +120,33 @@ def _in_processes(
     # Never a plain fork: the caller's process may run threads (a progress bar, OpenCV, torch), which a fork breaks.
     methods = multiprocessing.get_all_start_methods()
     context = multiprocessing.get_context("forkserver" if "forkserver" in methods else "spawn")
-    # Imported once, in the server that the workers are forked from.
-    context.set_forkserver_preload(["__main__", function.__module__])
+    # Imported once, in the server that the workers are forked from. Not so the main program, which most versions of
+    # Python leave out there anyway: one that cannot be imported would end the server instead of a worker.
+    context.set_forkserver_preload([_module_of(function)])
     executor = ProcessPoolExecutor(workers, mp_context=context, initializer=_prepare_worker)
     try:
         with signals_held_back():  # a worker that is interrupted at its start, or unknown to its parent, makes a mess
+            started = executor.submit(os.getpid)  # first in the queue: it succeeds as soon as a worker is up
             futures = [executor.submit(_run_chunk, function, chunk) for chunk in chunks]
         for future in futures:
             yield future.result()
     except BrokenProcessPool as error:
+        if started.exception() is not None:
+            raise ConversionError(
+                "no worker process could start, as happens where Python cannot import the main program again: call "
+                'from a script\'s file, not from stdin, and below `if __name__ == "__main__":`, or with nproc=1'
+            ) from error
         raise ConversionError(
             f"one of {workers} worker processes was killed (out of memory?): try again with a smaller --nproc"
         ) from error
     finally:
         executor.shutdown(wait=True, cancel_futures=True)
+
+
+def _module_of(function: Callable[..., object]) -> str:
+    while isinstance(function, functools.partial):
+        function = function.func
+    return function.__module__
 
 
 def _prepare_worker() -> None:

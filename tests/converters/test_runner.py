@@ -1,16 +1,24 @@
 from __future__ import annotations
 
+import logging
 import math
 import operator
 import os
 import signal
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
+import converters
 from converters.errors import ConversionError
 from converters.runner import map_files
 
 # Functions of the standard library: the other processes must be able to import them.
+
+# For scripts in other folders: the same converters as here.
+ENVIRONMENT = os.environ | {"PYTHONPATH": str(Path(converters.__file__).parents[1])}
 
 
 def run(function, items, **options):
@@ -43,8 +51,56 @@ def test_skip_leaves_out_and_tells(nproc):
 
 
 def test_a_process_that_dies_is_one_clear_error():
-    with pytest.raises(ConversionError, match="a smaller --nproc"):
+    with pytest.raises(ConversionError, match=r"was killed \(out of memory\?\): try again with a smaller --nproc"):
         run(os._exit, [1] * 20, nproc=2)
+
+
+CALL = "print(map_files(math.sqrt, [4] * 20, name_of=str, title='roots', nproc=2)[0])"
+IMPORTS = "import math\nfrom converters.runner import map_files\n"
+
+
+@pytest.mark.parametrize("way", ["without a guard", "from stdin"])
+def test_a_program_that_workers_cannot_import_is_told_what_to_do(tmp_path, way):
+    script = tmp_path / "script.py"
+    script.write_text(IMPORTS + CALL)
+    with script.open() as file:
+        command = [sys.executable, "-" if way == "from stdin" else str(script)]
+        result = subprocess.run(command, stdin=file, env=ENVIRONMENT, capture_output=True, text=True, timeout=60)
+    assert result.returncode == 1
+    errors = [line for line in result.stderr.splitlines() if line.startswith("converters.errors.ConversionError: ")]
+    assert len(errors) == 1
+    assert "no worker process could start" in errors[0]
+    assert "not from stdin" in errors[0]
+    assert '`if __name__ == "__main__":`' in errors[0]
+
+
+def test_workers_have_nothing_of_this_process_but_its_imports(monkeypatch):
+    # A plain fork would hand them what this process has in memory, and the locks of its threads.
+    monkeypatch.setitem(logging._levelToName, logging.DEBUG, "of this process")
+    assert set(run(logging.getLevelName, [logging.DEBUG] * 20, nproc=2)[0]) == {"DEBUG"}
+    assert run(logging.getLevelName, [logging.DEBUG], nproc=1)[0] == ["of this process"]
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs the server that workers are forked from")
+@pytest.mark.parametrize("function", ["work.root", "functools.partial(functools.partial(work.root), digits=3)"])
+def test_workers_find_the_functions_module_imported(tmp_path, function):
+    imports = tmp_path / "imports.txt"
+    (tmp_path / "work.py").write_text(
+        f"import os, time\nwith open({str(imports)!r}, 'a') as file: file.write(f'{{os.getpid()}}\\n')\n"
+        "def root(value, digits=0):\n"
+        "    time.sleep(0.02)  # so that no worker is done before the others are up\n"
+        "    return round(value**0.5, digits)\n"
+    )
+    script = tmp_path / "script.py"
+    script.write_text(
+        "from converters.runner import map_files\nif __name__ == '__main__':\n    import functools\n    import work\n"
+        f"    print(len(map_files({function}, [4] * 80, name_of=str, title='roots', nproc=4)[0]))\n"
+    )
+    # Found as an installed module is: the server of some versions of Python does not look in a script's folder.
+    environment = ENVIRONMENT | {"PYTHONPATH": f"{ENVIRONMENT['PYTHONPATH']}{os.pathsep}{tmp_path}"}
+    result = subprocess.run([sys.executable, script], env=environment, capture_output=True, text=True, timeout=60)
+    assert (result.stdout, result.stderr) == ("80\n", "")
+    assert len(imports.read_text().splitlines()) == 2  # this process, and the workers' server
 
 
 def test_workers_leave_ctrl_c_to_the_parent():
