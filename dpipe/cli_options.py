@@ -49,6 +49,21 @@ def repeat_options(words: Sequence[str], options: Mapping[str, IsValue]) -> list
     return repeated
 
 
-def is_name(word: str) -> bool:
-    """Whether a word is a name, rather than a path of something that exists."""
-    return "/" not in word and not Path(word).exists()
+def names_beside(*marks: str) -> IsValue:
+    """Makes the test for names that may be followed by a data set's folder, ``--splits train val ROOT``.
+
+    Args:
+        marks: What the folder of a data set holds, as patterns of ``Path.glob``.
+
+    Returns:
+        Whether a word counts as a name: a path does not, nor does a folder that holds one of the marks. Any other file
+        or folder may have a split's name.
+    """
+
+    def is_name(word: str) -> bool:
+        path = Path(word)
+        if path.name != word or word in ("", ".."):
+            return False
+        return not any(True for mark in marks for _ in path.glob(mark))
+
+    return is_name

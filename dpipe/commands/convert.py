@@ -11,7 +11,7 @@ import typer
 
 from converters.errors import ConversionError
 from dpipe.cli_errors import one_line_errors
-from dpipe.cli_options import is_name, several_values
+from dpipe.cli_options import names_beside, several_values
 
 if TYPE_CHECKING:
     from converters import ConversionReport
@@ -48,6 +48,8 @@ OnErrorOption = Annotated[
 ]
 DebugOption = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error")]
 
+CITYSCAPES_NAMES = names_beside("leftImg8bit", "gtFine")
+VOC_NAMES = names_beside("VOC[0-9][0-9][0-9][0-9]", "Annotations", "JPEGImages")
 
 CITYSCAPES_FILES = (
     "Writes instancesonly_filtered_gtFine_<split>.json for each split. In it, file_name is relative to "
@@ -60,7 +62,7 @@ VOC_FILES = (
 )
 
 
-@app.command(epilog=CITYSCAPES_FILES, cls=several_values({"--splits": is_name}))
+@app.command(epilog=CITYSCAPES_FILES, cls=several_values({"--splits": CITYSCAPES_NAMES}))
 def cityscapes(
     root: Annotated[
         Path | None,
@@ -86,7 +88,7 @@ def cityscapes(
         )
 
 
-@app.command(epilog=VOC_FILES, cls=several_values({"--splits": is_name, "--years": is_name}))
+@app.command(epilog=VOC_FILES, cls=several_values({"--splits": VOC_NAMES, "--years": VOC_NAMES}))
 def voc(
     root: Annotated[
         Path | None,

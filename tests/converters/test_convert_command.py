@@ -48,6 +48,27 @@ def test_splits_in_a_row(run, streets, tmp_path):
     assert len(list((tmp_path / "out").glob("*.json"))) == 2
 
 
+def test_splits_in_a_row_where_files_have_their_names(run, streets, tmp_path, monkeypatch):
+    for name in ("train", "val"):
+        (tmp_path / name).mkdir()
+    monkeypatch.chdir(tmp_path)
+    for line in (["--splits", "train", "val", streets.name], [streets.name, "--splits", "train", "val"]):
+        result = run("cityscapes", "-o", tmp_path / "out", *line)
+        assert result.exit_code == 0, result.output
+        assert len(list((tmp_path / "out").glob("*.json"))) == 2
+
+
+@pytest.mark.parametrize("root", ["VOCdevkit", "VOC2012"])
+def test_a_folder_of_voc_after_splits_and_years_is_the_root(
+    run, write_voc, voc_object_xml, tmp_path, monkeypatch, root
+):
+    devkit = write_voc({"a": voc_object_xml("dog", (1, 1, 9, 9))}, {"train": ["a"], "val": ["a"]})
+    monkeypatch.chdir(devkit.parent if root == "VOCdevkit" else devkit)
+    for line in (["--splits", "train", "val", root], ["--years", "2012", root, "--splits", "train"]):
+        result = run("voc", "-o", tmp_path / "out", *line)
+        assert result.exit_code == 0, result.output
+
+
 def test_splits_separated_by_commas(run, streets, tmp_path):
     assert run("cityscapes", streets, "-o", tmp_path / "out", "--splits", "val,test").exit_code == 0
     assert sorted(os.listdir(tmp_path / "out")) == [

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from dpipe.cli_options import is_name, repeat_options
+from dpipe.cli_options import names_beside, repeat_options
 
-OPTIONS = {"--eval": {"bbox", "segm"}.__contains__, "--splits": is_name}
+OPTIONS = {"--eval": {"bbox", "segm"}.__contains__, "--splits": names_beside("leftImg*")}
 
 
 @pytest.mark.parametrize(
@@ -19,6 +19,10 @@ OPTIONS = {"--eval": {"bbox", "segm"}.__contains__, "--splits": is_name}
         ("--eval bbox -o segm", "--eval bbox -o segm"),
         ("--eval bbox segm --splits x y", "--eval bbox --eval segm --splits x --splits y"),
         ("--splits train some/root", "--splits train some/root"),
+        ("--splits train .", "--splits train ."),
+        ("--splits train ..", "--splits train .."),
+        ("--splits train root/", "--splits train root/"),
+        ("--splits train /root", "--splits train /root"),
         ("--splits", "--splits"),
         ("segm bbox", "segm bbox"),
     ],
@@ -27,8 +31,11 @@ def test_each_value_gets_its_option(line: str, expected: str) -> None:
     assert repeat_options(line.split(), OPTIONS) == expected.split()
 
 
-def test_an_existing_folder_is_no_name(tmp_path, monkeypatch) -> None:
-    (tmp_path / "cityscapes").mkdir()
+def test_only_a_folder_that_holds_a_data_set_is_no_name(tmp_path, monkeypatch) -> None:
+    (tmp_path / "streets" / "leftImg8bit").mkdir(parents=True)
+    (tmp_path / "val" / "pictures").mkdir(parents=True)
+    (tmp_path / "test").touch()
     monkeypatch.chdir(tmp_path)
-    assert is_name("train")
-    assert not is_name("cityscapes")
+    line = ["--splits", "train", "val", "test", "streets"]
+    expected = ["--splits", "train", "--splits", "val", "--splits", "test", "streets"]
+    assert repeat_options(line, OPTIONS) == expected
