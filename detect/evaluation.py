@@ -16,9 +16,9 @@ from torch import nn
 from detect.config import Config
 from detect.data import kinds_for, val_index, val_loader
 from detect.devices import Accelerator, launched_rank, make_fabric
-from detect.files import check_writable, write_whole
 from detect.metrics import CocoScores, Kind, coco_results, evaluate_coco
 from detect.trained import load_trained
+from dpipe.files import check_writable, write_whole
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric

@@ -18,8 +18,8 @@ import torch
 from rich.console import Console, RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from detect.files import write_whole
 from detect.metrics import CocoScores
+from dpipe.files import write_whole
 
 LOG_NAME = "train.jsonl"
 PACKAGES = (

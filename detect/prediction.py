@@ -17,13 +17,13 @@ from rich.console import Console
 
 from detect.config import Config, build_augment
 from detect.devices import Accelerator, make_fabric
-from detect.files import check_writable, write_whole
 from detect.metrics import coco_results
 from detect.trained import Trained, load_trained
 from dpipe.coco import CocoIndex
 from dpipe.decode import EXIF_ORIENTATION, UNREADABLE, decode_image
 from dpipe.draw import draw_instances
 from dpipe.errors import BadSampleError, InputError
+from dpipe.files import check_writable, write_whole
 from dpipe.loader import DetectionLoader
 from dpipe.polygons import Polygons
 

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from detect.config import Config, load_config
-from detect.files import check_writable, write_whole
 from detect.logs import environment
 from detect.state import checkpoint_folders, remove_unfinished
 from dpipe.errors import InputError
+from dpipe.files import check_writable, write_whole
 
 
 def prepare_work_dir(work_dir: Path, resume: bool) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
@@ -17,6 +16,7 @@ from dpipe.coco import CocoIndex
 from dpipe.colours import Brightness, Color, Contrast, Equalize
 from dpipe.draw import draw_caption, draw_instances
 from dpipe.errors import InputError
+from dpipe.files import check_writable, write_whole
 from dpipe.geometric import RandomFlip, Resize, Rotate, Shear, Translate
 from dpipe.geometry import compose, invert, scaling
 from dpipe.loader import BackendName, DetectionLoader
@@ -32,6 +32,7 @@ from dpipe.target import Target
 TILE_WIDTH, TILE_HEIGHT = 480, 400
 GAP = 8
 BACKGROUND = 18
+PICTURE_ENDINGS = (".png", ".jpg", ".jpeg", ".webp")
 
 DEFAULT_AUGMENT = Augment(
     [
@@ -146,29 +147,42 @@ def recipe_augment(recipe: Recipe) -> Augment:
     )
 
 
+def check_picture_name(path: Path) -> None:
+    """Checks that a picture can be written, before it is drawn.
+
+    Args:
+        path: The picture's file.
+
+    Raises:
+        InputError: For a name that does not end in ``.png``, ``.jpg`` or ``.webp``, a folder of that name, or a folder
+            around it that is missing or cannot be written.
+    """
+    if path.suffix.lower() not in PICTURE_ENDINGS:
+        raise InputError(f"{path}: expected a name that ends in .png, .jpg or .webp")
+    if path.is_dir():
+        raise InputError(f"{path}: is a folder, expected the name of a picture")
+    if not path.parent.is_dir():
+        raise InputError(f"{path}: there is no folder {path.parent}")
+    check_writable(path.parent)
+
+
 def write_image(path: Path, image: NDArray[np.uint8]) -> None:
     """Writes a picture, whole or not at all.
 
     Args:
-        path: A name that ends in ``.png``, ``.jpg`` or ``.webp``.
+        path: The picture's file, see ``check_picture_name``.
         image: (H, W, 3) uint8 RGB.
 
     Raises:
-        InputError: For another ending.
+        InputError: For a name that cannot be used, or a picture that is too large for its format.
         OSError: If the file cannot be written.
     """
-    if path.suffix.lower() not in (".png", ".jpg", ".jpeg", ".webp"):
-        raise InputError(f"{path}: expected a name that ends in .png, .jpg or .webp")
-    _, encoded = cv2.imencode(path.suffix, cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with open(temporary, "wb") as file:
-            file.write(encoded.tobytes())
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    check_picture_name(path)
+    done, encoded = cv2.imencode(path.suffix, cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
+    if not done:
+        size = f"{image.shape[1]}x{image.shape[0]}"
+        raise InputError(f"{path}: {size} pixels are too many for {path.suffix}: use .png, or fewer samples")
+    write_whole(path, encoded.tobytes())
 
 
 @dataclass(frozen=True)

@@ -42,12 +42,14 @@ def preview(
     """Draw a contact sheet of augmented samples with their boxes and masks."""
     with one_line_errors(debug):
         from dpipe.coco import CocoIndex
-        from dpipe.preview import DEFAULT_AUGMENT, contact_sheet, recipe_augment, write_image
+        from dpipe.preview import DEFAULT_AUGMENT, check_picture_name, contact_sheet, recipe_augment, write_image
         from dpipe.recipes import load_recipe
 
+        check_picture_name(output)
         augment = DEFAULT_AUGMENT if config is None else recipe_augment(load_recipe(config))
+        index = CocoIndex.load(annotations)
         sheet = contact_sheet(
-            CocoIndex.load(annotations),
+            index,
             images,
             augment,
             count=count,
@@ -57,4 +59,5 @@ def preview(
             backend=backend.value,
         )
         write_image(output, sheet)
-    typer.echo(f"{output}: {sheet.shape[1]}x{sheet.shape[0]} pixels")
+    note = f"; {index.left_out_note}" if index.left_out_note else ""
+    typer.echo(f"{output}: {sheet.shape[1]}x{sheet.shape[0]} pixels{note}")

@@ -57,6 +57,17 @@ def run(*arguments: object):
     return CliRunner().invoke(app, ["preview", *map(str, arguments)])
 
 
+def test_the_command_tells_of_annotations_that_are_left_out(data: tuple[Path, Path], tmp_path: Path) -> None:
+    path, images = data
+    output = tmp_path / "sheet.png"
+    assert run(path, images, "-o", output).output.endswith(" pixels\n")
+    content = json.loads(path.read_text())
+    content["annotations"][0]["bbox"] = [500, 500, 9, 9]
+    path.write_text(json.dumps(content))
+    told = " pixels; annotations left out, as their boxes are empty or outside of their images: 1\n"
+    assert run(path, images, "-o", output).output.endswith(told)
+
+
 def test_the_command_writes_a_sheet_of_every_sample(data: tuple[Path, Path], tmp_path: Path) -> None:
     output = tmp_path / "sheet.png"
     result = run(*data, "-o", output, "--columns", 3)
@@ -168,11 +179,21 @@ def test_captions_are_of_the_plan_that_was_used() -> None:
         (lambda json_path, images: json_path.write_text('{"images": ['), "instances.json"),
         (lambda json_path, images: {"images": images / "none"}, "no such folder of images"),
         (lambda json_path, images: (images / "2.png").unlink(), "2.png"),
-        (lambda json_path, images: {"output": images / "none" / "sheet.png"}, "No such file or directory"),
+        (lambda json_path, images: {"output": images / "none" / "sheet.png"}, "none/sheet.png: there is no folder "),
+        (lambda json_path, images: {"output": images.rename(images.with_name("a.png"))}, "a.png: is a folder"),
         (lambda json_path, images: {"output": images / "sheet.txt"}, "expected a name that ends in .png"),
         (lambda json_path, images: {"config": "no_such_recipe"}, "no_such_recipe"),
     ],
-    ids=["no JSON", "bad JSON", "no images", "no image", "no output folder", "bad ending", "no recipe"],
+    ids=[
+        "no JSON",
+        "bad JSON",
+        "no images",
+        "no image",
+        "no output folder",
+        "output is a folder",
+        "bad ending",
+        "no recipe",
+    ],
 )
 def test_mistakes_are_told_in_one_line(data: tuple[Path, Path], tmp_path: Path, spoil, message: str) -> None:
     changes = spoil(*data)
@@ -185,6 +206,23 @@ def test_mistakes_are_told_in_one_line(data: tuple[Path, Path], tmp_path: Path, 
     assert line.startswith("error: ")
     assert message in line
     assert not list(tmp_path.rglob("*sheet*"))
+
+
+@pytest.mark.parametrize("name", ["none/sheet.png", "sheet.txt"])
+def test_a_picture_that_cannot_be_written_is_told_before_the_work(
+    data: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.setattr("dpipe.coco.CocoIndex.load", lambda *_, **__: pytest.fail("the work began"))
+    result = run(*data, "-o", tmp_path / name)
+    assert result.exit_code == 2
+    assert result.stderr.startswith(f"error: {tmp_path / name}: ")
+
+
+@pytest.mark.parametrize("ending", [".webp", ".jpg"])
+def test_a_picture_too_large_for_its_format_is_told(tmp_path: Path, ending: str) -> None:
+    with pytest.raises(InputError, match="1x66000 pixels are too many"):
+        write_image(tmp_path / f"sheet{ending}", np.zeros((66000, 1, 3), dtype=np.uint8))
+    assert not list(tmp_path.iterdir())
 
 
 def test_all_mistakes_in_a_recipes_transforms_are_told(data: tuple[Path, Path], tmp_path: Path) -> None:

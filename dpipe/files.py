@@ -24,7 +24,15 @@ def check_writable(folder: Path) -> None:
 
 
 def write_whole(path: Path, content: bytes | str) -> None:
-    """Writes a file under a temporary name, flushes it to the disk and renames it."""
+    """Writes a file under a temporary name, flushes it to the disk and renames it.
+
+    Args:
+        path: The file, replaced if it exists. Its folder exists.
+        content: All of it; text is written as UTF-8.
+
+    Raises:
+        OSError: If that does not work; it names ``path``.
+    """
     data = content.encode() if isinstance(content, str) else content
     unfinished = path.with_name(f".{path.name}-{os.getpid()}")
     try:
@@ -33,6 +41,10 @@ def write_whole(path: Path, content: bytes | str) -> None:
             file.flush()
             os.fsync(file.fileno())
         unfinished.replace(path)
-    except BaseException:
+    except BaseException as error:
         unfinished.unlink(missing_ok=True)
+        if (
+            isinstance(error, OSError) and error.errno is not None
+        ):  # it names the temporary file, or, from a full disk, none
+            raise OSError(error.errno, error.strerror, str(path)) from error
         raise

@@ -1,0 +1,61 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from dpipe.errors import InputError
+from dpipe.files import check_writable, write_whole
+
+
+@pytest.mark.parametrize("content", ["grün", "grün".encode()])
+def test_a_file_is_written_and_replaced(tmp_path: Path, content: str | bytes) -> None:
+    path = tmp_path / "a.txt"
+    for _ in range(2):
+        write_whole(path, content)
+        assert path.read_text(encoding="utf-8") == "grün"
+        assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_failed_write_leaves_the_old_file_and_names_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "a.txt"
+    path.write_text("old")
+
+    def no_room(_: int) -> None:
+        raise OSError(28, "No space left on device")  # which names no file
+
+    monkeypatch.setattr("os.fsync", no_room)
+    with pytest.raises(OSError, match="No space left") as caught:
+        write_whole(path, "new")
+    assert caught.value.filename == str(path)
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_an_interrupted_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "a.txt"
+    path.write_text("old")
+
+    def interrupt(_: int) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("os.fsync", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        write_whole(path, "new")
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_missing_folder_is_told_under_the_files_name(tmp_path: Path) -> None:
+    path = tmp_path / "none" / "a.txt"
+    with pytest.raises(FileNotFoundError) as caught:
+        write_whole(path, "new")
+    assert caught.value.filename == str(path)
+
+
+def test_a_folder_is_made_and_tried(tmp_path: Path) -> None:
+    check_writable(tmp_path / "a" / "b")
+    assert not list((tmp_path / "a" / "b").iterdir())
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match=r"file.*: cannot be written: "):
+        check_writable(tmp_path / "file" / "folder")
