@@ -9,30 +9,17 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from dpipe.coco import CocoIndex as CocoIndex
-    from dpipe.colours import Brightness as Brightness
-    from dpipe.colours import Color as Color
-    from dpipe.colours import Contrast as Contrast
-    from dpipe.colours import Equalize as Equalize
-    from dpipe.errors import BadSampleError as BadSampleError
-    from dpipe.errors import InputError as InputError
-    from dpipe.geometric import RandomFlip as RandomFlip
-    from dpipe.geometric import Resize as Resize
-    from dpipe.geometric import Rotate as Rotate
-    from dpipe.geometric import Shear as Shear
-    from dpipe.geometric import Translate as Translate
-    from dpipe.loader import Batch as Batch
-    from dpipe.loader import DetectionLoader as DetectionLoader
-    from dpipe.operation import Operation as Operation
-    from dpipe.plan import SamplePlan as SamplePlan
-    from dpipe.policy import Augment as Augment
-    from dpipe.policy import AutoAugment as AutoAugment
-    from dpipe.policy import Normalize as Normalize
-    from dpipe.policy import Pad as Pad
-    from dpipe.polygons import Polygons as Polygons
-    from dpipe.sampler import BatchSampler as BatchSampler
-    from dpipe.target import Target as Target
-    from dpipe.target import make_target as make_target
+    from dpipe.coco import CocoIndex
+    from dpipe.colours import Brightness, Color, Contrast, Equalize
+    from dpipe.errors import BadSampleError, InputError
+    from dpipe.geometric import RandomFlip, Resize, Rotate, Shear, Translate
+    from dpipe.loader import Batch, DetectionLoader
+    from dpipe.operation import Operation
+    from dpipe.plan import SamplePlan
+    from dpipe.policy import Augment, AutoAugment, Normalize, Pad
+    from dpipe.polygons import Polygons
+    from dpipe.sampler import BatchSampler
+    from dpipe.target import Target, make_target
 
 HOMES = {
     "coco": ["CocoIndex"],
@@ -48,6 +35,33 @@ HOMES = {
     "target": ["Target", "make_target"],
 }
 MODULES = {name: f"dpipe.{module}" for module, names in HOMES.items() for name in names}
+
+__all__ = [
+    "Augment",
+    "AutoAugment",
+    "BadSampleError",
+    "Batch",
+    "BatchSampler",
+    "Brightness",
+    "CocoIndex",
+    "Color",
+    "Contrast",
+    "DetectionLoader",
+    "Equalize",
+    "InputError",
+    "Normalize",
+    "Operation",
+    "Pad",
+    "Polygons",
+    "RandomFlip",
+    "Resize",
+    "Rotate",
+    "SamplePlan",
+    "Shear",
+    "Target",
+    "Translate",
+    "make_target",
+]
 
 
 def __getattr__(name: str) -> Any:
