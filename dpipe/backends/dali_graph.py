@@ -6,6 +6,7 @@ runs for some of the samples; nothing is drawn inside.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -58,18 +59,22 @@ def build_pipeline(
     Returns:
         A built pipeline with two outputs: the images (N, H, W, 3), and each decoded image's (height, width, 3).
     """
-    pipeline = _graph(
-        source,
-        slots,
-        normalize,
-        device_id is not None,
-        batch_size=max_batch_size,
-        num_threads=threads,
-        device_id=device_id,
-        prefetch_queue_depth=prefetch,
-        # This executor gives its outputs away: a batch stays valid for as long as someone holds it.
-        exec_dynamic=True,
-    )
+    with warnings.catch_warnings():
+        # DALI turns the branches of _graph into operators by rewriting its source with gast, whose use of ast is
+        # deprecated since Python 3.13. Where warnings are errors, DALI would give up the rewriting.
+        warnings.filterwarnings("ignore", r".*Support for arbitrary keyword arguments", DeprecationWarning)
+        pipeline = _graph(
+            source,
+            slots,
+            normalize,
+            device_id is not None,
+            batch_size=max_batch_size,
+            num_threads=threads,
+            device_id=device_id,
+            prefetch_queue_depth=prefetch,
+            # This executor gives its outputs away: a batch stays valid for as long as someone holds it.
+            exec_dynamic=True,
+        )
     pipeline.build()
     return pipeline
 
