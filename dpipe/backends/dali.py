@@ -7,6 +7,7 @@ Python only turns plans into numbers for the graph (``dali_graph``).
 from __future__ import annotations
 
 import os
+import re
 from collections import deque
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from pathlib import Path
@@ -28,7 +29,9 @@ if TYPE_CHECKING:
 
 Plans = Sequence[SamplePlan]
 
-
+# In DALI's messages: an operator that reads or decodes files, and what can go wrong in any operator.
+_FILE_OPERATOR = re.compile(r"operator `nvidia\.dali\.fn\.(io\.file\.read|peek_image_shape|decoders\.image)`")
+_MACHINE_TROUBLE = re.compile(r"cuda|alloc|out of memory|driver|too many open files", re.IGNORECASE)
 _LOOK = 8  # bytes at either end of a file that tell its format and whether it is whole
 
 
@@ -147,7 +150,10 @@ class DaliBackend:
         try:
             images, shapes = pipeline.share_outputs(cuda_stream=cuda_stream)
         except Exception as error:  # DALI raises errors of many types for bad files
-            raise self._explain(plans, error) from None
+            bad = self._explain(plans, error)
+            if bad is None:
+                raise
+            raise bad from error
         pipeline.release_outputs()
         decoded_sizes = np.asarray(shapes.as_tensor())[:, :2]
         for plan, (height, width) in zip(plans, decoded_sizes.tolist(), strict=True):
@@ -160,15 +166,18 @@ class DaliBackend:
                 )
         return torch.from_dlpack(images.as_tensor()).permute(0, 3, 1, 2)  # a view of (N, H, W, 3): channels_last
 
-    def _explain(self, plans: Plans, error: Exception) -> InputError:
-        """Finds the file that DALI, which does not tell, stumbled over."""
+    def _explain(self, plans: Plans, error: Exception) -> InputError | None:
+        """Finds the file that DALI, which does not tell, stumbled over; None where the error is not about a file."""
         try:
             for plan in plans:
                 decode_image(self.paths[plan.image], plan.source_size, plan.sample)
         except BadSampleError as bad:
             return bad
-        # "... encountered:\n\n<what went wrong>\n<where in C++>\n..."
-        reason = str(error).rpartition("encountered:")[2].strip().partition("\n")[0]
+        # "... <which operator> ... encountered:\n\n<what went wrong>\n<where in C++>\n..."
+        where, _, what = str(error).rpartition("encountered:")
+        reason = what.strip().partition("\n")[0]
+        if not _FILE_OPERATOR.search(where) or _MACHINE_TROUBLE.search(reason):
+            return None
         if len(plans) == 1:
             return BadSampleError(self.paths[plans[0].image], f"DALI: {reason}", plans[0].sample)
         files = ", ".join(str(self.paths[plan.image]) for plan in plans)

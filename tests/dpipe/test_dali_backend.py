@@ -288,6 +288,50 @@ def test_exif_orientation_is_applied_only_where_the_annotations_want_it(
     assert (made.cpu().int() - expected.int()).abs().max() <= (0 if device == "cpu" else 4)
 
 
+def test_a_file_that_only_opencv_reads_is_told_with_dalis_error(tmp_path: Path) -> None:
+    path = jpeg(tmp_path / "picture.gif")
+    augment = Augment([])
+    plan = augment.draw((60, 80), seed=0, epoch=0, sample=7, image=0)
+    for plans, kind in (([plan], BadSampleError), ([plan, plan], InputError)):
+        with pytest.raises(InputError, match=r"picture\.gif") as caught:
+            list(DaliBackend([path], augment, max_batch_size=2).stream([plans]))
+        assert type(caught.value) is kind
+        assert "DALI: nvImageCodec failure" in str(caught.value)
+        assert "peek_image_shape" in str(caught.value.__cause__)
+
+
+TROUBLE = "Error in {} operator `nvidia.dali.fn.{}`,\nwhich was used ...\n\nencountered:\n\n{}\nIn a file ..."
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        RuntimeError(TROUBLE.format("GPU", "warp_affine", "CUDA allocation failed")),
+        RuntimeError(TROUBLE.format("mixed", "decoders.image", "CUDA allocation failed")),
+        RuntimeError(TROUBLE.format("mixed", "decoders.image", "CUDA runtime API error cudaErrorMemoryAllocation (2)")),
+        RuntimeError(TROUBLE.format("CPU", "equalize", "Assert on 'x' failed")),
+        MemoryError("std::bad_alloc"),
+        RuntimeError("CUDA driver API error CUDA_ERROR_ILLEGAL_ADDRESS (700)"),
+    ],
+    ids=lambda error: str(error).replace("\n", " ")[-45:],
+)
+def test_trouble_of_the_machine_is_no_fault_of_a_file(
+    pictures: list[Path], monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    augment = Augment([])
+    backend = DaliBackend(pictures, augment)
+    stream = backend.stream([[plan] for plan in draw(pictures, augment)])
+    next(stream)
+
+    def fail(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr("nvidia.dali.Pipeline.share_outputs", fail)
+    with pytest.raises(type(error)) as caught:
+        next(stream)
+    assert caught.value is error
+
+
 def test_errors_of_the_plans_come_through_in_turn(pictures: list[Path]) -> None:
     augment = Augment([])
     plans = draw(pictures, augment)
