@@ -16,6 +16,7 @@ import orjson
 from numpy.typing import NDArray
 
 from dpipe.errors import InputError
+from dpipe.polygon_coco import LARGEST_COORDINATE
 from dpipe.polygons import Polygons
 from dpipe.problems import shorten
 from dpipe.ragged import offsets_of
@@ -72,6 +73,13 @@ class CocoIndex:
         """Whether any instance has a polygon."""
         return len(self.polygons.holes) > 0
 
+    @property
+    def left_out_note(self) -> str:
+        """What a user is to be told of ``left_out``, in one line; empty where nothing was left out."""
+        if not self.left_out:
+            return ""
+        return f"annotations left out, as their boxes are empty or outside of their images: {self.left_out}"
+
     @classmethod
     def load(cls, path: str | os.PathLike[str], *, classes: Sequence[str] | None = None) -> CocoIndex:
         """Reads a COCO instances JSON and checks it whole.
@@ -85,8 +93,9 @@ class CocoIndex:
 
         Raises:
             InputError: The file cannot be read or is not COCO JSON; a record lacks a key or holds a value of the wrong
-                kind; an id occurs twice; an annotation points to an image or category that is not there; a box has a
-                negative width or height; a segmentation is malformed; the categories are not ``classes``.
+                kind; an id or a category's name occurs twice; an annotation points to an image or category that is not
+                there; a box has a negative width or height; a coordinate is too large for float32; a segmentation is
+                malformed; the categories are not ``classes``.
         """
         return _Reader(Path(path)).read(classes)
 
@@ -126,6 +135,9 @@ class _Reader:
     def read(self, classes: Sequence[str] | None) -> CocoIndex:
         images, annotations, categories = self.records()
         names = self.strings(categories, "category", "name")
+        if len(set(names)) < len(names):
+            twice = max(names, key=names.count)
+            self.fail(f"category name {twice!r} occurs {names.count(twice)} times; names must be unique")
         if classes is not None and tuple(classes) != names:
             self.fail(f"has the classes {list(names)}, expected were {list(classes)}, in this order")
         category_ids = self.ids(categories, "category")
@@ -137,6 +149,7 @@ class _Reader:
         image = self.lookup(annotations, "image_id", image_ids)
         label = self.lookup(annotations, "category_id", category_ids)
         boxes = self.boxes(annotations)
+        crowd = self.crowd(annotations)
         size = sizes[image]
         # Empty boxes and those without overlap, as the usual toolkits do.
         seen = (boxes[:, 2:] > boxes[:, :2]).all(axis=1)
@@ -162,7 +175,7 @@ class _Reader:
             offsets=offsets_of(np.bincount(image[rows], minlength=len(images))),
             boxes=boxes.astype(np.float32),
             labels=label[rows],
-            crowd=_crowd(chosen),
+            crowd=crowd[rows],
             areas=self.areas(chosen, boxes, polygons),
             annotation_ids=ids,
             polygons=polygons,
@@ -269,8 +282,31 @@ class _Reader:
         if not well_formed or not np.isfinite(boxes).all() or (boxes.reshape(-1, 4)[:, 2:] < 0).any():
             self.column(annotations, "annotation", "bbox", _is_box, wanted)
         boxes = boxes.reshape(-1, 4)
+        if (np.abs(boxes) > LARGEST_COORDINATE).any():
+            index = int(np.argmax((np.abs(boxes) > LARGEST_COORDINATE).any(axis=1)))
+            self.fail(
+                f"annotation {annotations[index]['id']}: 'bbox' is {shorten(annotations[index]['bbox'])}; "
+                f"numbers up to {LARGEST_COORDINATE:g} were expected"
+            )
         boxes[:, 2:] += boxes[:, :2]
         return boxes
+
+    def crowd(self, annotations: list[Record]) -> NDArray[np.bool_]:
+        """(n,) whether an annotation is an ignore region."""
+        crowd = np.zeros(len(annotations), dtype=np.bool_)
+        for key in ("iscrowd", "ignore", "difficult"):
+            values = [record.get(key) for record in annotations]
+            # By type first: a list has no hash.
+            if set(map(type, values)) - {int, bool, float, type(None)} or set(values) - {0, 1, None}:
+                self.column(
+                    [record for record in annotations if record.get(key) is not None],
+                    "annotation",
+                    key,
+                    lambda value: isinstance(value, (int, float)) and value in (0, 1),
+                    "0 or 1",
+                )
+            crowd |= np.array([bool(value) for value in values], dtype=np.bool_)
+        return crowd
 
     def areas(self, annotations: list[Record], boxes: NDArray[np.float64], polygons: Polygons) -> NDArray[np.float64]:
         """(M,) areas; see ``CocoIndex``."""
@@ -285,12 +321,6 @@ class _Reader:
             box_areas = (boxes[:, 2:] - boxes[:, :2]).prod(axis=1)
             areas[missing] = np.where(np.diff(polygons.instance_offsets) > 0, traced, box_areas)[missing]
         return areas
-
-
-def _crowd(annotations: list[Record]) -> NDArray[np.bool_]:
-    """(M,) whether an annotation is an ignore region."""
-    flags = [bool(one.get("iscrowd") or one.get("ignore") or one.get("difficult")) for one in annotations]
-    return np.array(flags, dtype=np.bool_)
 
 
 def _is_number(value: Any) -> bool:

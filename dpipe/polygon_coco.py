@@ -18,6 +18,9 @@ from dpipe.ragged import Ints, group_numbers, offsets_of, ranges
 Arrays = tuple[NDArray[np.float32], Ints, Ints, NDArray[np.bool_]]
 Where = Callable[[int], str]
 
+LARGEST_COORDINATE = 1e18
+"""Pixels: what lies further out leaves float32 when it is transformed."""
+
 # Masks are traced in pieces of about this many run lengths, to bound the memory.
 TRACE_RUNS = 1 << 20
 
@@ -51,7 +54,7 @@ def _default_name(number: int) -> str:
 def _read_lists(segmentations: Sequence[Any], name: Where) -> Arrays:
     """Polygon lists: each inner list is an outer ring."""
     try:
-        rings_of = [value or () for value in segmentations]
+        rings_of = [() if value is None else value for value in segmentations]
         ring_counts = np.fromiter(map(len, rings_of), dtype=np.int64, count=len(rings_of))
         rings = list(chain.from_iterable(rings_of))
         lengths = np.fromiter(map(len, rings), dtype=np.int64, count=len(rings))
@@ -59,7 +62,9 @@ def _read_lists(segmentations: Sequence[Any], name: Where) -> Arrays:
         numbers = np.frombuffer(array("d", chain.from_iterable(rings)), dtype=np.float64)
     except TypeError:
         raise _malformed_list(segmentations, name) from None
-    if (lengths % 2).any() or not np.isfinite(numbers).all():
+    # The others have a length too: an empty string is no polygon.
+    strange = {*map(type, rings_of), *map(type, rings)} - {list, tuple}
+    if strange or (lengths % 2).any() or not (np.abs(numbers) <= LARGEST_COORDINATE).all():
         raise _malformed_list(segmentations, name)
     points = numbers.astype(np.float32).reshape(-1, 2)
     point_counts = lengths // 2
@@ -99,6 +104,8 @@ def _malformed_list(segmentations: Sequence[Any], name: Where) -> InputError:
             for entry in ring:
                 if not isinstance(entry, (int, float)) or not np.isfinite(entry):
                     return InputError(f"{here} holds {shorten(entry)} where a finite number was expected")
+                if abs(entry) > LARGEST_COORDINATE:
+                    return InputError(f"{here} holds {shorten(entry)}, which is beyond {LARGEST_COORDINATE:g}")
             if len(ring) % 2:
                 return InputError(f"{here} has {len(ring)} coordinates; pairs of x and y were expected")
     return InputError("a segmentation cannot be read as polygons")

@@ -79,6 +79,7 @@ def test_arrays_are_in_the_order_of_images(path: Path) -> None:
     assert len(index.polygons) == 4
     np.testing.assert_array_equal(index.polygons.areas(), [8, 0, 0, 2400])
     assert index.left_out == 0
+    assert index.left_out_note == ""
 
 
 def test_types(path: Path) -> None:
@@ -133,9 +134,18 @@ def test_an_area_that_is_missing_is_that_of_the_mask_or_of_the_box(path: Path) -
 
 
 @pytest.mark.parametrize("key", ["iscrowd", "ignore", "difficult"])
-@pytest.mark.parametrize(("value", "expected"), [(1, True), (True, True), (0, False), (False, False), (None, False)])
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [(1, True), (1.0, True), (True, True), (0, False), (0.0, False), (False, False), (None, False)],
+)
 def test_crowd_marks(path: Path, key: str, value: Any, expected: bool) -> None:
     assert edited(path, lambda data: data["annotations"][0].update({key: value})).crowd[1] == expected
+
+
+@pytest.mark.parametrize("segmentation", [None, []])
+def test_no_segmentation(path: Path, segmentation: Any) -> None:
+    index = edited(path, lambda data: data["annotations"][1].update(segmentation=segmentation))
+    assert np.diff(index.polygons.instance_offsets).tolist() == [0, 0, 0, 1]
 
 
 @pytest.mark.parametrize(
@@ -144,6 +154,7 @@ def test_crowd_marks(path: Path, key: str, value: Any, expected: bool) -> None:
 def test_boxes_with_nothing_in_them_get_no_row(path: Path, bbox: list[float]) -> None:
     index = edited(path, lambda data: data["annotations"][0].update(bbox=bbox, segmentation=[[0, 0, 9, 0, 9, 9]]))
     assert index.left_out == 1
+    assert index.left_out_note == "annotations left out, as their boxes are empty or outside of their images: 1"
     np.testing.assert_array_equal(index.annotation_ids, [9, 1, 4])
     np.testing.assert_array_equal(index.offsets, [0, 1, 3, 3])
     assert len(index.polygons) == len(index.boxes) == len(index.areas) == 3
@@ -212,6 +223,25 @@ def put(kind: str, number: int, key: str, value: Any) -> Edit:
             put("annotations", 3, "segmentation", {"size": [60, 40], "counts": "zz"}),
             "annotation 4: run lengths are damaged: ",
         ),
+        (put("annotations", 0, "iscrowd", "0"), "annotation 5: 'iscrowd' is \"0\"; 0 or 1 was expected"),
+        (put("annotations", 1, "iscrowd", [0]), "annotation 9: 'iscrowd' is [0]; 0 or 1 was expected"),
+        (put("annotations", 2, "ignore", "false"), "annotation 1: 'ignore' is \"false\"; 0 or 1 was expected"),
+        (put("annotations", 2, "difficult", 2), "annotation 1: 'difficult' is 2; 0 or 1 was expected"),
+        (put("annotations", 1, "segmentation", 0), "annotation 9: segmentation is neither a list of polygons nor"),
+        (put("annotations", 1, "segmentation", ""), "annotation 9: segmentation is neither a list of polygons nor"),
+        (put("annotations", 1, "segmentation", False), "annotation 9: segmentation is neither a list of polygons nor"),
+        (put("annotations", 1, "segmentation", {}), "annotation 9: run-length mask has size null; [height, width]"),
+        (put("annotations", 1, "segmentation", [""]), "annotation 9: polygon 0 of the segmentation is not a list"),
+        (
+            put("annotations", 1, "segmentation", [[1, 2, 1e39, 2, 1, 9]]),
+            "annotation 9: polygon 0 of the segmentation holds 1e+39, which is beyond 1e+18",
+        ),
+        (
+            put("annotations", 1, "bbox", [1, 1, 1e39, 4]),
+            "annotation 9: 'bbox' is [1, 1, 1e+39, 4]; numbers up to 1e+18 were expected",
+        ),
+        (put("annotations", 1, "bbox", [-1e39, 1, 4, 4]), "annotation 9: 'bbox' is [-1e+39, 1, 4, 4]; numbers up to"),
+        (put("categories", 1, "name", "car"), "category name 'car' occurs 2 times; names must be unique"),
     ],
 )
 def test_mistakes_in_the_file_are_told_in_one_line(path: Path, edit: Edit, message: str) -> None:
