@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Iterator
 from pathlib import Path
 
 import cv2
@@ -14,9 +15,11 @@ from dpipe.plan import Size
 
 JPEG_START, JPEG_END = b"\xff\xd8", b"\xff\xd9"
 JPEG_START_OF_SCAN = 0xDA
+JPEG_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}  # markers of segments that hold the image's size
 PNG_START, PNG_END = b"\x89PNG\r\n\x1a\n", b"IEND\xae\x42\x60\x82"
 EXIF_ORIENTATION = 0x0112
 UNREADABLE = "no image in a known format, or corrupt"
+PILLOW_ERRORS = (OSError, ValueError, SyntaxError, Image.DecompressionBombError)  # what Pillow raises for bad files
 
 
 def decode_image(path: Path, size: Size, sample: int | None = None) -> np.ndarray:
@@ -37,15 +40,14 @@ def decode_image(path: Path, size: Size, sample: int | None = None) -> np.ndarra
         BadSampleError: If the file is missing, truncated, unreadable or of another size.
     """
     data = _read(path, sample)
-    image = _decode(data, cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION)
+    stored = _stored_size(path, data, size, sample)
+    turn = stored is not None and stored != tuple(size)
+    image = _decode(data, cv2.IMREAD_COLOR_RGB | (0 if turn else cv2.IMREAD_IGNORE_ORIENTATION))
     if image is None:
         raise BadSampleError(path, UNREADABLE, sample)
-    if image.shape[:2] == tuple(size):
-        return image
-    upright = _decode(data, cv2.IMREAD_COLOR_RGB)
-    if upright is not None and upright.shape[:2] == tuple(size):
-        return upright
-    raise _wrong_size(path, (image.shape[0], image.shape[1]), size, sample)
+    if image.shape[:2] != tuple(size):
+        raise _wrong_size(path, stored or (image.shape[0], image.shape[1]), size, sample)
+    return image
 
 
 def check_image(path: Path, size: Size, sample: int | None = None) -> int:
@@ -63,17 +65,53 @@ def check_image(path: Path, size: Size, sample: int | None = None) -> int:
         BadSampleError: If the file is missing, truncated, in no known format or of another size.
     """
     data = _read(path, sample)
+    stored = _stored_size(path, data, size, sample)
+    if stored == tuple(size):
+        return 1
     try:
         with Image.open(io.BytesIO(data)) as image:
-            width, height = image.size
             orientation = image.getexif().get(EXIF_ORIENTATION, 1)
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):  # what Pillow raises for bad files
+    except PILLOW_ERRORS:
         raise BadSampleError(path, UNREADABLE, sample) from None
-    if (height, width) == tuple(size):
-        return 1
-    if (width, height) == tuple(size) and orientation in (5, 6, 7, 8):  # those that turn by 90 degrees
-        return int(orientation)
-    raise _wrong_size(path, (height, width), size, sample)
+    if stored is None or orientation not in (5, 6, 7, 8):  # those that turn by 90 degrees
+        raise _wrong_size(path, stored or (image.height, image.width), size, sample)
+    return int(orientation)
+
+
+def _stored_size(path: Path, data: bytes, size: Size, sample: int | None) -> Size | None:
+    """Looks at the header before anything is decoded: a small file may hold an image that fills the memory.
+
+    Returns:
+        The height and width of the stored pixels: ``size``, or that turned by 90 degrees; None where only decoding
+        tells.
+
+    Raises:
+        BadSampleError: If the size is neither.
+    """
+    found: Size | None = None
+    if data.startswith(PNG_START):
+        found = int.from_bytes(data[20:24], "big"), int.from_bytes(data[16:20], "big")
+    elif data.startswith(JPEG_START):
+        for marker, place in _jpeg_segments(data):
+            if marker in JPEG_FRAMES:
+                frame = data[place + 5 : place + 9]
+                found = int.from_bytes(frame[:2], "big"), int.from_bytes(frame[2:], "big")
+                break
+    else:
+        try:
+            with Image.open(io.BytesIO(data)) as image:
+                found = image.height, image.width
+        except Image.DecompressionBombError:
+            # Pillow does not say how large it is, only that it is larger than this.
+            limit = 2 * (Image.MAX_IMAGE_PIXELS or 0)
+            if size[0] * size[1] <= limit:
+                reason = f"it has more than {limit} pixels, the annotations say {size[1]}x{size[0]}"
+                raise BadSampleError(path, reason, sample) from None
+        except PILLOW_ERRORS:
+            pass  # OpenCV may know the format
+    if found is not None and found != tuple(size) and found[::-1] != tuple(size):
+        raise _wrong_size(path, found, size, sample)
+    return found
 
 
 def _wrong_size(path: Path, found: Size, expected: Size, sample: int | None) -> BadSampleError:
@@ -112,15 +150,21 @@ def _jpeg_is_complete(data: bytes) -> bool:
     """Whether the end-of-image marker comes after the start of the pixels.
 
     The marker cannot occur inside of compressed pixels, but a thumbnail in the header has its own: hence the walk over
-    the header's segments (ITU-T T.81, annex B).
+    the header's segments.
     """
+    scans = (place for marker, place in _jpeg_segments(data) if marker == JPEG_START_OF_SCAN)
+    return data.rfind(JPEG_END) > next(scans, len(data))
+
+
+def _jpeg_segments(data: bytes) -> Iterator[tuple[int, int]]:
+    """The markers of a JPEG's segments up to the first scan, and where they stand (ITU-T T.81, annex B)."""
     place = len(JPEG_START)
     while place + 4 <= len(data) and data[place] == 0xFF:
         marker = data[place + 1]
-        if marker == JPEG_START_OF_SCAN:
-            return data.rfind(JPEG_END) > place
         if marker == 0xFF:  # a fill byte
             place += 1
-        else:
-            place += 2 + int.from_bytes(data[place + 2 : place + 4], "big")
-    return False
+            continue
+        yield marker, place
+        if marker == JPEG_START_OF_SCAN:
+            return
+        place += 2 + int.from_bytes(data[place + 2 : place + 4], "big")

@@ -1,5 +1,6 @@
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 from PIL import Image
@@ -90,6 +91,46 @@ def test_another_size_is_a_bad_sample(tmp_path: Path, pixels: np.ndarray) -> Non
     # Turned by 90 degrees, but no EXIF says so; turned upside down, which changes no size.
     assert_bad(save(pixels, tmp_path / "b.jpg"), "it is 40x24 pixels, the annotations say 24x40", (40, 24))
     assert_bad(save(pixels, tmp_path / "c.jpg", 3), "it is 40x24 pixels, the annotations say 24x40", (40, 24))
+
+
+@pytest.mark.parametrize("suffix", [".png", ".jpg", ".webp", ".bmp", ".gif"])
+def test_an_image_of_another_size_is_not_decoded(
+    tmp_path: Path, pixels: np.ndarray, suffix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file of a megabyte may hold an image of gigabytes."""
+    path = save(pixels, tmp_path / f"a{suffix}", 6 if suffix == ".jpg" else None)
+    flags: list[int] = []
+
+    def decode(data: np.ndarray, flag: int) -> np.ndarray:
+        flags.append(flag)
+        return imdecode(data, flag)
+
+    imdecode = cv2.imdecode
+    monkeypatch.setattr(cv2, "imdecode", decode)
+    assert_bad(path, "it is 40x24 pixels, the annotations say 24x24", (24, 24))
+    assert flags == []
+    decode_image(path, (HEIGHT, WIDTH))
+    assert flags == [cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION]
+    if suffix == ".jpg":
+        decode_image(path, (WIDTH, HEIGHT))
+        assert flags[1:] == [cv2.IMREAD_COLOR_RGB]
+
+
+def test_images_that_pillow_finds_too_large(
+    tmp_path: Path, pixels: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = save(pixels, tmp_path / "a.bmp")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 300)
+    assert_bad(path, "it has more than 600 pixels, the annotations say 20x20", (20, 20))
+    np.testing.assert_array_equal(decode_image(path, (HEIGHT, WIDTH)), pixels)
+
+
+def test_formats_that_only_opencv_knows(tmp_path: Path, pixels: np.ndarray) -> None:
+    path = tmp_path / "a.hdr"
+    cv2.imwrite(str(path), pixels[..., ::-1].astype(np.float32) / 255)
+    assert decode_image(path, (HEIGHT, WIDTH)).shape == (HEIGHT, WIDTH, 3)
+    with pytest.raises(BadSampleError, match="it is 40x24 pixels, the annotations say 24x24"):
+        decode_image(path, (24, 24))
 
 
 @pytest.mark.parametrize("suffix", [".png", ".jpg", ".webp"])
