@@ -1,5 +1,9 @@
 """Operations that change colours: each adds a photometric step to the plan, see ``dpipe.photometric`` for the pixels.
 
+Wherever they stand in a list of transforms, they act on the output pixels, after the one warp that all geometric
+operations make together, in their order among themselves. So they change the fill as well: ``Brightness`` at factor 0.5
+makes 64 of an ``img_fill_val`` of 128, even that of a ``Rotate`` that comes later in the list.
+
 Names and magnitudes are those of OpenMMLab's auto_augment, as for the geometric operations.
 """
 

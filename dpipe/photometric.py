@@ -1,5 +1,8 @@
 """Photometric operations on uint8 RGB images, as plans name them.
 
+They come after the warp, on all output pixels, what the warp filled included, wherever a list of transforms names them;
+the batch's padding comes after them, and stays 0.
+
 The blends are those of Pillow's ``ImageEnhance``, which the AutoAugment papers used: out = degenerate + factor * (image
 - degenerate), here rounded, and clipped to 0..255, after each operation.
 """

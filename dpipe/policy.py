@@ -129,9 +129,12 @@ class Augment:
             image: Image number in the index; the sample's number where not given.
 
         Raises:
-            InputError: For a seed out of range.
+            InputError: For a number out of range.
         """
         check_seed(seed)
+        for name, number in (("epoch", epoch), ("sample", sample)):
+            if number < 0:
+                raise InputError(f"{name} must be at least 0, got {number}")
         draft = Draft(source_size, random_stream(AUGMENT, seed, epoch, sample))
         for operation in self.operations:
             operation.apply(draft)

@@ -263,3 +263,10 @@ def test_transforms_are_built_from_mappings() -> None:
 def test_wrong_arguments(make: object, message: str) -> None:
     with pytest.raises(InputError, match=message):
         make()  # type: ignore[operator]
+
+
+@pytest.mark.parametrize("name", ["epoch", "sample"])
+def test_numbers_below_zero_are_refused(name: str) -> None:
+    numbers = {"epoch": 0, "sample": 0, name: -1}
+    with pytest.raises(InputError, match=f"^{name} must be at least 0, got -1$"):
+        Augment([RandomFlip()]).draw(SIZE, seed=0, **numbers)
