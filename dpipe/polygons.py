@@ -88,12 +88,21 @@ class Polygons:
 
         Args:
             instances: Numbers of instances (any integer array, repeats allowed), a boolean mask (I,), or a slice.
+
+        Returns:
+            Their polygons. Successive instances are a view, which costs next to nothing however many there are.
         """
-        if not isinstance(instances, slice):
+        if isinstance(instances, slice):
+            start, stop, step = instances.indices(len(self))
+            if step == 1:
+                return self._successive(start, max(start, stop))
+        else:
             instances = np.asarray(instances)
             if instances.size == 0:
                 instances = instances.astype(np.int64)
         chosen = np.arange(len(self), dtype=np.int64)[instances]
+        if len(chosen) and (np.diff(chosen) == 1).all():
+            return self._successive(int(chosen[0]), int(chosen[-1]) + 1)
         ring_counts = np.diff(self.instance_offsets)[chosen]
         rings = ranges(self.instance_offsets[chosen], ring_counts)
         vertex_counts = np.diff(self.ring_offsets)[rings]
@@ -101,6 +110,19 @@ class Polygons:
             vertices=self.vertices[ranges(self.ring_offsets[rings], vertex_counts)],
             ring_offsets=offsets_of(vertex_counts),
             instance_offsets=offsets_of(ring_counts),
+            holes=self.holes[rings],
+        )
+
+    def _successive(self, first: int, end: int) -> Polygons:
+        """Instances ``first`` to ``end - 1``, without a copy of their vertices."""
+        if end - first == len(self):
+            return self
+        rings = slice(int(self.instance_offsets[first]), int(self.instance_offsets[end]))
+        vertices = slice(int(self.ring_offsets[rings.start]), int(self.ring_offsets[rings.stop]))
+        return Polygons(
+            vertices=self.vertices[vertices],
+            ring_offsets=self.ring_offsets[rings.start : rings.stop + 1] - vertices.start,
+            instance_offsets=self.instance_offsets[first : end + 1] - rings.start,
             holes=self.holes[rings],
         )
 

@@ -37,8 +37,9 @@ class Target:
         labels: (n,) int64, 0..C-1.
         masks: Of the n instances, as polygons or bitmaps (n, H, W); None where the data set has no masks.
         annotation_ids: (n,) int64, ids in the JSON.
-        areas: (n,) float32 square pixels of what is seen of the polygon, or of the box where there is none.
         ignore_boxes: (k, 4) float32 xyxy of crowds and difficult objects, never to be learned as objects.
+        has_mask: (n,) bool, whether the instance has a mask: in many data sets some have a box only, which says nothing
+            of the shape. Where not given, all bitmaps count as masks, and polygons where there is a ring.
     """
 
     image_id: int
@@ -51,8 +52,16 @@ class Target:
     labels: torch.Tensor
     masks: Polygons | torch.Tensor | None
     annotation_ids: torch.Tensor
-    areas: torch.Tensor
     ignore_boxes: torch.Tensor
+    has_mask: torch.Tensor = None  # type: ignore[assignment]  # a tensor once it is made
+
+    def __post_init__(self) -> None:
+        if self.has_mask is None:
+            if isinstance(self.masks, Polygons):
+                has_mask = torch.from_numpy(_ring_counts(self.masks) > 0)
+            else:
+                has_mask = torch.full((len(self.boxes),), self.masks is not None)
+            self.has_mask = has_mask.to(self.boxes.device)
 
     def to(self, device: torch.device | str) -> Target:
         """Returns the target with its tensors on a device; polygons stay in host memory."""
@@ -95,7 +104,6 @@ def make_target(
     seen = (sides > 0).all(axis=1) & (sides >= min_size).all(axis=1) & (~drawn | (_ring_counts(polygons) > 0))
     crowd = index.crowd[rows]
     kept = np.flatnonzero(seen & ~crowd)
-    areas = np.where(drawn, polygons.areas(), sides.prod(axis=1))
     return Target(
         image_id=int(index.image_ids[plan.image]),
         sample=plan.sample,
@@ -107,8 +115,8 @@ def make_target(
         labels=torch.from_numpy(index.labels[rows][kept]),
         masks=polygons.select(kept) if index.has_masks else None,
         annotation_ids=torch.from_numpy(index.annotation_ids[rows][kept]),
-        areas=torch.from_numpy(areas[kept].astype(np.float32)),
         ignore_boxes=torch.from_numpy(boxes[seen & crowd].astype(np.float32)),
+        has_mask=torch.from_numpy(drawn[kept]),
     )
 
 

@@ -55,8 +55,8 @@ class TwoStageDetector(nn.Module):
 
         Args:
             images: (N, 3, H, W) float, normalised, each image at the top left of the padded batch.
-            targets: N targets on the images' device. In training their size, boxes, labels, ignore_boxes and masks
-                are read, in evaluation only size, original_size and matrix.
+            targets: N targets on the images' device. In training their size, boxes, labels, ignore_boxes, masks
+                and has_mask are read, in evaluation only size, original_size and matrix.
 
         Returns:
             In training a dict of scalars, of which those with "loss" in their names add up to the loss

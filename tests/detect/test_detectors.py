@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -44,7 +46,6 @@ def make_target(boxes, size=(64, 96)):
         labels=torch.arange(len(boxes)) % CLASSES,
         masks=Polygons.from_coco([[ring] for ring in rings]),
         annotation_ids=torch.arange(len(boxes)),
-        areas=torch.ones(len(boxes)),
         ignore_boxes=torch.zeros(0, 4),
     )
 
@@ -117,6 +118,42 @@ def test_training_step(kind, objects):
     for name, value in losses.items():
         if name.endswith(("loss_bbox", "loss_mask", "aux_mask", "aux_bbox")) and not has_objects:
             assert value.item() == 0
+
+
+def mask_losses(losses):
+    return {name: value for name, value in losses.items() if "mask" in name}
+
+
+@pytest.mark.parametrize("kind", ["mask_rcnn", "cascade"])
+def test_objects_without_a_mask_do_not_train_the_mask_heads(kind):
+    """Whatever shape such an object is given, the losses of masks are those of the others."""
+    images = torch.randn(2, 3, 64, 96)
+    objects = [[(10, 10, 50, 50), (60, 20, 90, 60)], [(5, 5, 40, 40)]]
+    found = []
+    for shape in ("none", "whole", "corner"):
+        targets = [make_target(boxes) for boxes in objects]
+        first = targets[0]
+        if shape == "none":
+            first.masks = Polygons.concatenate([first.masks.select([0]), Polygons.empty(1)])
+        elif shape == "corner":
+            tip = Polygons.from_coco([[[60.0, 20.0, 64.0, 20.0, 60.0, 24.0]]])
+            first.masks = Polygons.concatenate([first.masks.select([0]), tip])
+        first.has_mask = torch.tensor([True, False])
+        found.append(mask_losses(check_step(build(kind), images, targets)))
+    assert len(found[0]) == (1 if kind == "mask_rcnn" else 4)
+    assert found[0] == found[1] == found[2]
+    targets[0].has_mask = torch.tensor([True, True])
+    assert mask_losses(check_step(build(kind), images, targets)) != found[0]
+
+
+@pytest.mark.parametrize("kind", ["mask_rcnn", "cascade"])
+def test_training_step_where_no_object_has_a_mask(kind):
+    """The mask heads keep their place in the graph, as data-parallel training needs."""
+    target = make_target(OBJECTS)
+    target = replace(target, masks=Polygons.empty(len(OBJECTS)), has_mask=None)
+    losses = check_step(build(kind), torch.randn(1, 3, 64, 96), [target])
+    assert all(value.item() == 0 for value in mask_losses(losses).values())
+    assert losses["loss_bbox" if kind == "mask_rcnn" else "s0.loss_bbox"] > 0
 
 
 @pytest.mark.parametrize("kind", ["mask_rcnn", "cascade"])

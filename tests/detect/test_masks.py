@@ -12,6 +12,7 @@ from pycocotools import mask as coco_mask
 from detect.models.assign import Samples
 from detect.models.detections import Detections, to_original
 from detect.models.masks import encode_masks, mask_targets
+from detect.models.roi_heads.masks import masked_positives
 from dpipe.errors import InputError
 from dpipe.polygons import Polygons
 
@@ -123,3 +124,18 @@ def test_boxes_go_back_through_the_matrix():
     for bad in ([[2, 0.1, 0], [0, 2, 0]], [[-1, 0, 9], [0, 1, 0]]):
         with pytest.raises(InputError, match=r"'a\.png'.*resized image"):
             to_original(boxes, matrix_target(bad))
+
+
+def test_masks_are_trained_on_positives_that_have_one():
+    boxes = torch.arange(24.0).reshape(6, 4)
+    labels = torch.tensor([3, 1, 2, 1])
+    sample = Samples(boxes, torch.tensor([0, 2, 1, 0]), boxes[:4] + 1, labels, torch.tensor([True, True, False, False]))
+    target = SimpleNamespace(has_mask=torch.tensor([True, False, True]))
+    (masked,) = masked_positives([sample], [target])
+    kept = torch.tensor([0, 1, 3])
+    assert masked.num_positives == len(masked.boxes) == 3
+    assert torch.equal(masked.boxes, boxes[kept])
+    assert torch.equal(masked.gt_indices, torch.tensor([0, 2, 0]))
+    assert torch.equal(masked.gt_boxes, boxes[kept] + 1)
+    assert torch.equal(masked.gt_labels, labels[kept])
+    assert masked.is_gt.tolist() == [True, True, False]

@@ -96,7 +96,6 @@ def make_targets(case, gt="gt", *, without_objects=(), rescale=True):
                 labels=inputs["labels"][keep],
                 masks=None if masks is None else masks[keep],
                 annotation_ids=torch.arange(len(boxes)),
-                areas=torch.ones(len(boxes)),
                 ignore_boxes=inputs.get("ignored_boxes", torch.zeros(0, 4)),
             )
         )

@@ -178,3 +178,17 @@ def test_masks_and_lists_keep_their_places() -> None:
     polygons = Polygons.from_coco([packed, [SQUARE], plain, nothing, None, as_text])
     np.testing.assert_array_equal(polygons.areas(), [4, 16, 4, 0, 0, 4])
     np.testing.assert_array_equal(polygons.to_bitmaps(4, 5)[[0, 2, 5]], np.stack([bitmap] * 3))
+
+
+@pytest.mark.parametrize(
+    "instances", [slice(None), slice(1, 3), slice(-1, None), [0, 1, 2, 3], [1, 2], np.array([True] * 4)]
+)
+def test_successive_instances_are_a_view(several: Polygons, instances: Any) -> None:
+    chosen = several.select(instances)
+    assert chosen.vertices.size == 0 or np.shares_memory(chosen.vertices, several.vertices)
+    numbers = np.arange(4)[instances]
+    assert len(chosen) == len(numbers)
+    one_by_one = Polygons.concatenate([several.select([number]) for number in numbers])
+    for field in ("vertices", "ring_offsets", "instance_offsets", "holes"):
+        np.testing.assert_array_equal(getattr(chosen, field), getattr(one_by_one, field))
+        assert getattr(chosen, field).dtype == getattr(several, field).dtype

@@ -30,8 +30,8 @@ def draw(*operations: Operation, size: tuple[int, int] = SIZE) -> SamplePlan:
     return Augment(operations).draw(size, seed=1, epoch=0, sample=5, image=0)
 
 
-def move(offset: int, direction: Any = "horizontal") -> Translate:
-    return Translate(10, prob=1, direction=direction, max_translate_offset=offset, random_negative_prob=0)
+def move(offset: int, *, back: bool = False) -> Translate:
+    return Translate(10, prob=1, max_translate_offset=offset, random_negative_prob=float(back))
 
 
 @pytest.fixture
@@ -54,7 +54,7 @@ def test_what_stays_as_it_is(write_dataset: WriteDataset, diamond: dict[str, Any
     assert target.boxes.tolist() == [[80, 40, 120, 80], [1, 2, 31, 42]]
     assert target.labels.tolist() == [1, 0]
     assert target.annotation_ids.tolist() == [100, 101]
-    assert target.areas.tolist() == [800, 1200]
+    assert target.has_mask.tolist() == [True, False]
     assert target.masks is not None
     assert len(target.masks) == 2
     assert target.ignore_boxes.shape == (0, 4)
@@ -84,8 +84,9 @@ def test_what_leaves_the_image_is_cut_and_dropped(write_dataset: WriteDataset) -
     first_half = [[40, 10, 80, 30], [180, 20, 200, 50], [130, 60, 180.5, 65]]
     assert target.boxes.tolist() == first_half * 2
     assert target.annotation_ids.tolist() == [100, 101, 103, 104, 105, 107]
-    assert target.areas.tolist() == [800, 600, 252.5] * 2
+    assert target.has_mask.tolist() == [True] * 3 + [False] * 3
     assert isinstance(target.masks, Polygons)
+    assert target.masks.areas().tolist() == [800, 600, 252.5, 0, 0, 0]
     assert np.diff(target.masks.instance_offsets).tolist() == [1, 1, 1, 0, 0, 0]
     assert make_target(index, draw(move(99))).annotation_ids.tolist() == [100, 103, 104, 107]
     assert make_target(index, draw(move(100))).annotation_ids.tolist() == [100, 104]
@@ -100,7 +101,7 @@ def test_instances_thinner_than_the_least_size_are_dropped(
     )
     target = make_target(index, draw(Resize((100, 60))), min_size=min_size)
     assert target.annotation_ids.tolist() == ([100, 101] if kept else [101])
-    assert len(target.boxes) == len(target.labels) == len(target.areas) == len(target.masks or ())
+    assert len(target.boxes) == len(target.labels) == len(target.has_mask) == len(target.masks or ())
 
 
 def test_a_box_goes_with_its_polygon(write_dataset: WriteDataset) -> None:
@@ -124,14 +125,29 @@ def test_images_without_instances(write_dataset: WriteDataset) -> None:
     index, _ = write_dataset([np.zeros((*SIZE, 3), np.uint8)] * 2, [box_with_polygon(1, 1, 9, 9)])
     target = make_target(index, Augment([]).draw(SIZE, seed=0, epoch=0, sample=1))
     assert target.boxes.shape == target.ignore_boxes.shape == (0, 4)
-    assert target.labels.shape == target.areas.shape == target.annotation_ids.shape == (0,)
+    assert target.labels.shape == target.has_mask.shape == target.annotation_ids.shape == (0,)
     assert len(target.masks or ()) == 0
     assert target.labels.dtype == torch.int64
 
 
 def test_no_masks_where_the_data_have_none(write_dataset: WriteDataset) -> None:
     index, _ = write_dataset([np.zeros((*SIZE, 3), np.uint8)], [{"image_id": 0, "bbox": [1, 2, 30, 40]}])
-    assert make_target(index, draw()).masks is None
+    target = make_target(index, draw())
+    assert target.masks is None
+    assert target.has_mask.tolist() == [False]
+
+
+def test_which_instances_have_a_mask_where_nobody_says(write_dataset: WriteDataset, diamond: dict[str, Any]) -> None:
+    index, _ = write_dataset([np.zeros((*SIZE, 3), np.uint8)], [diamond, {"image_id": 0, "bbox": [1, 2, 30, 40]}])
+    target = make_target(index, draw())
+    kinds = {"polygons": target.masks, "bitmaps": torch.zeros(2, *SIZE, dtype=torch.uint8), "none": None}
+    told = {kind: replace(target, masks=masks, has_mask=None).has_mask for kind, masks in kinds.items()}  # type: ignore[arg-type]
+    assert {kind: has_mask.tolist() for kind, has_mask in told.items()} == {
+        "polygons": [True, False],
+        "bitmaps": [True, True],
+        "none": [False, False],
+    }
+    assert all(has_mask.dtype == torch.bool for has_mask in told.values())
 
 
 @pytest.mark.parametrize(
@@ -139,7 +155,7 @@ def test_no_masks_where_the_data_have_none(write_dataset: WriteDataset) -> None:
     [
         [Rotate(8, prob=1, scale=1.1), Translate(1, prob=1), Resize((333, 170)), RandomFlip(prob=1)],
         [Shear(10, prob=1), Rotate(5, prob=1), Resize((90, 160), keep_ratio=False)],
-        [RandomFlip(prob=1), RandomFlip(prob=1, direction="vertical"), move(-70)],
+        [RandomFlip(prob=1), RandomFlip(prob=1, direction="vertical"), move(70, back=True)],
     ],
 )
 def test_boxes_lie_where_the_pixels_are(write_dataset: WriteDataset, operations: list[Operation]) -> None:
@@ -161,4 +177,5 @@ def test_boxes_lie_where_the_pixels_are(write_dataset: WriteDataset, operations:
         found = [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]
         # A sharp corner reaches further than the last pixel that it half covers.
         np.testing.assert_allclose(target.boxes[row[0]], found, atol=2)
-        assert target.areas[row[0]] == pytest.approx(seen.sum(), rel=0.02, abs=10)
+        assert isinstance(target.masks, Polygons)
+        assert target.masks.areas()[row[0]] == pytest.approx(seen.sum(), rel=0.02, abs=10)

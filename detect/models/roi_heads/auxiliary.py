@@ -17,7 +17,7 @@ from detect.models.interfaces import BBoxHead, MaskHead
 from detect.models.masks import mask_targets
 from detect.models.roi_extractors import extract_all_levels
 from detect.models.roi_heads.boxes import box_losses
-from detect.models.roi_heads.masks import mask_loss, positive_labels, positive_rois
+from detect.models.roi_heads.masks import mask_loss, masked_positives, positive_labels, positive_rois
 from detect.registry import MODELS
 
 if TYPE_CHECKING:
@@ -81,10 +81,11 @@ class AuxiliaryHead(nn.Module):
         box = box_losses(head, logits, deltas, repeated)
         losses = {"loss_aux_cls": weight * box["loss_cls"], "loss_aux_bbox": weight * box["loss_bbox"]}
         if self.mask_head is not None:
-            mask_logits = self.mask_head(self._extract(laterals, positive_rois(samples), self.mask_size))
-            gt_masks = mask_targets(samples, targets, mask_logits.shape[-1]).repeat(len(laterals), 1, 1)
-            mask_head = cast(MaskHead, self.mask_head)
-            losses["loss_aux_mask"] = weight * mask_loss(mask_head, mask_logits, positive_labels(repeated), gt_masks)
+            masked = masked_positives(samples, targets)
+            mask_logits = self.mask_head(self._extract(laterals, positive_rois(masked), self.mask_size))
+            gt_masks = mask_targets(masked, targets, mask_logits.shape[-1]).repeat(len(laterals), 1, 1)
+            labels = positive_labels(masked * len(laterals))
+            losses["loss_aux_mask"] = weight * mask_loss(cast(MaskHead, self.mask_head), mask_logits, labels, gt_masks)
         return losses
 
     def _extract(self, laterals: Sequence[Tensor], rois: Tensor, size: int) -> Tensor:

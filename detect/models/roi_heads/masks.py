@@ -23,6 +23,26 @@ if TYPE_CHECKING:
     from dpipe.target import Target
 
 
+def masked_positives(samples: Sequence[Samples], targets: Sequence[Target]) -> list[Samples]:
+    """Of each image's samples what masks are trained on: the positives whose ground truth has a mask.
+
+    Where only a box was annotated, nothing is known of the shape: an empty mask would teach that there is none.
+    """
+    chosen = []
+    for sample, target in zip(samples, targets, strict=True):
+        known = target.has_mask[sample.gt_indices]
+        chosen.append(
+            Samples(
+                boxes=sample.positive_boxes[known],
+                gt_indices=sample.gt_indices[known],
+                gt_boxes=sample.gt_boxes[known],
+                gt_labels=sample.gt_labels[known],
+                is_gt=sample.is_gt[known],
+            )
+        )
+    return chosen
+
+
 def positive_rois(samples: Sequence[Samples]) -> Tensor:
     """(P, 5): the RoIs that masks are trained on."""
     return boxes_to_rois([sample.positive_boxes for sample in samples])

@@ -13,7 +13,14 @@ from detect.models.detections import Detections
 from detect.models.interfaces import BBoxHead, MaskHead
 from detect.models.masks import mask_targets
 from detect.models.roi_heads.boxes import box_losses, detect_boxes
-from detect.models.roi_heads.masks import mask_loss, positive_labels, positive_rois, predict_masks, with_masks
+from detect.models.roi_heads.masks import (
+    mask_loss,
+    masked_positives,
+    positive_labels,
+    positive_rois,
+    predict_masks,
+    with_masks,
+)
 from detect.registry import MODELS
 from dpipe.errors import InputError
 
@@ -78,10 +85,11 @@ class StandardRoIHead(nn.Module):
         logits, deltas = head(self.bbox_roi_extractor(features, rois))
         losses = box_losses(head, logits, deltas, samples)
         if self.mask_head is not None and self.mask_roi_extractor is not None:
-            mask_logits = self.mask_head(self.mask_roi_extractor(features, positive_rois(samples)))
-            gt_masks = mask_targets(samples, targets, mask_logits.shape[-1])
+            masked = masked_positives(samples, targets)
+            mask_logits = self.mask_head(self.mask_roi_extractor(features, positive_rois(masked)))
+            gt_masks = mask_targets(masked, targets, mask_logits.shape[-1])
             mask_head = cast(MaskHead, self.mask_head)
-            losses["loss_mask"] = mask_loss(mask_head, mask_logits, positive_labels(samples), gt_masks)
+            losses["loss_mask"] = mask_loss(mask_head, mask_logits, positive_labels(masked), gt_masks)
         return losses
 
     def predict(
