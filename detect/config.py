@@ -71,8 +71,8 @@ class Data(Section):
         classes: The class names in order; ``null`` takes those of the training JSON.
         batch_size: Images a device and iteration.
         backend: ``opencv`` on the CPU, ``dali`` on the GPU; ``auto`` takes DALI where there is a GPU.
-        threads: Decoding threads; ``null`` takes as many as there are cores.
-        prefetch: Batches prepared ahead.
+        threads: Decoding threads of each process; ``null`` shares the machine's cores evenly between its processes.
+        prefetch: Batches prepared ahead; ``null`` takes as many as keep all threads busy, at least 2.
         group_by_aspect: Put portrait and landscape images in separate batches, which saves padding.
         boxes_from: Boxes of transformed polygons (tight) or of transformed box corners (as other toolkits).
         min_size: Objects thinner than this many output pixels are dropped in training.
@@ -87,7 +87,7 @@ class Data(Section):
     batch_size: Count = 1
     backend: Literal["auto", "opencv", "dali"] = "auto"
     threads: Count | None = None
-    prefetch: Count = 2
+    prefetch: Count | None = None
     group_by_aspect: bool = True
     boxes_from: Literal["polygons", "corners"] = "polygons"
     min_size: NotNegative = 1.0

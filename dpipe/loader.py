@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import math
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -13,7 +15,7 @@ from typing import Any, Literal, TypeAlias
 import numpy as np
 import torch
 
-from dpipe.backends.base import Backend, usable_cores
+from dpipe.backends.base import Backend, share_of_cores
 from dpipe.coco import CocoIndex, image_path
 from dpipe.errors import InputError
 from dpipe.operation import Operation
@@ -90,8 +92,10 @@ class DetectionLoader:
         filter_empty: Leave out images without an instance to learn from.
         pad_last: Fill the last batch with samples from the start of the epoch. Set to False for evaluation,
             together with ``shuffle``: then each image comes exactly once.
-        threads: Threads that read and decode; as many as this process may use cores where not given.
-        prefetch: Batches that are worked on ahead of the one that is waited for.
+        threads: Threads that read and decode. Where not given, as many as this process may use cores, shared evenly
+            with the other processes on this machine: those that ``LOCAL_WORLD_SIZE`` counts, else ``world_size``.
+        prefetch: Batches that are worked on ahead of the one that is waited for. An image is one thread's work, so
+            where not given there are as many as keep all threads busy, ``threads / batch_size``, and at least 2.
         boxes_from: See ``make_target``.
         min_size: See ``make_target``.
 
@@ -121,13 +125,15 @@ class DetectionLoader:
         filter_empty: bool = False,
         pad_last: bool = True,
         threads: int | None = None,
-        prefetch: int = 2,
+        prefetch: int | None = None,
         boxes_from: BoxSource = "polygons",
         min_size: float = MIN_SIZE,
     ) -> None:
-        threads = usable_cores() if threads is None else threads
+        threads = share_of_cores(world_size) if threads is None else threads
         if threads < 1:
             raise InputError(f"threads must be at least 1, got {threads}")
+        if prefetch is None:
+            prefetch = max(2, math.ceil(threads / max(batch_size, 1)))
         if prefetch < 0:
             raise InputError(f"prefetch must be at least 0, got {prefetch}")
         if boxes_from not in ("polygons", "corners"):
@@ -198,19 +204,30 @@ class DetectionLoader:
 
     def state_dict(self) -> dict[str, Any]:
         """Returns the position after the last batch that was handed out, equal on all ranks."""
-        return self.sampler.state_dict()
+        return {**self.sampler.state_dict(), "images": self._digest()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Goes to a saved position: the next batch is the one that would have come.
 
         Raises:
-            InputError: If the state was saved with other data, seed or global batch size.
+            InputError: If the state was saved with other images, seed or global batch size.
         """
+        if state.get("images") != self._digest():
+            raise InputError(
+                f"{self.index.path}: has not the images that the loader's state was saved with: it cannot go on"
+            )
         self.sampler.load_state_dict(state)
 
     def close(self) -> None:
         """Frees what the backend holds; the loader cannot be iterated afterwards."""
         self.backend.close()
+
+    def _digest(self) -> str:
+        """Tells the images and their order: a position means nothing in others, even if they are as many."""
+        digest = hashlib.sha256(self.index.image_ids[self._numbers].tobytes())
+        names = (self.index.file_names[number] for number in self._numbers.tolist())
+        digest.update("\0".join(names).encode(errors="surrogatepass"))
+        return digest.hexdigest()
 
     def _targets(self, plans: Sequence[SamplePlan]) -> list[Target]:
         return [make_target(self.index, plan, self.boxes_from, self.min_size) for plan in plans]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -136,17 +137,20 @@ class BatchSampler:
         if epoch != self.epoch:
             self.epoch, self.position = epoch, 0
 
-    def _setup(self) -> dict[str, int | bool]:
+    def _setup(self) -> dict[str, int | bool | str | None]:
         """What must be equal for a position to mean the same batch."""
+        groups = None if self.groups is None else hashlib.sha256(self.groups.tobytes()).hexdigest()
         return {
             "seed": self.seed,
             "shuffle": self.shuffle,
             "num_images": self.num_images,
             "repeat": self.repeat,
             "global_batch_size": self.global_batch_size,
+            "pad": self.pad,
+            "groups": groups,
         }
 
-    def state_dict(self) -> dict[str, int | bool]:
+    def state_dict(self) -> dict[str, int | bool | str | None]:
         """Returns the position, in samples over all ranks: every rank has the same state."""
         return {"epoch": self.epoch, "consumed": self.position * self.global_batch_size, **self._setup()}
 
@@ -154,12 +158,15 @@ class BatchSampler:
         """Goes to a saved position.
 
         Raises:
-            InputError: If the state lacks a key, or was saved with other data, seed or global batch size.
+            InputError: If the state lacks a key, or was saved with another number of images, other groups, another
+                seed or another global batch size ...
         """
         missing = sorted(self.state_dict().keys() - state.keys())
         if missing:
             raise InputError(f"sampler state lacks {', '.join(missing)}")
         for name, value in self._setup().items():
+            if state[name] != value and name == "groups":
+                raise InputError("sampler state was saved with other groups of images than these: it cannot go on")
             if state[name] != value:
                 raise InputError(
                     f"sampler state was saved with {name} {state[name]}, here it is {value}: it cannot go on"

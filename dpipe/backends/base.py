@@ -50,3 +50,15 @@ def usable_cores() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
+
+
+def share_of_cores(world_size: int) -> int:
+    """Returns how many cores fall to this process where others on this machine do the same; at least 1.
+
+    Args:
+        world_size: Number of processes, on all machines; taken for those on this one where the launcher does not tell
+            them in ``LOCAL_WORLD_SIZE``, as torchrun does.
+    """
+    told = os.environ.get("LOCAL_WORLD_SIZE", "")
+    processes = int(told) if told.isdecimal() else world_size
+    return max(1, usable_cores() // max(processes, 1))

@@ -42,7 +42,7 @@ class DaliBackend:
         paths: Image files by image number; indexed only when an image is read.
         augment: Its normalisation and padding are applied.
         device: ``cpu``, ``cuda`` or ``cuda:<number>``: where batches are made and handed out.
-        threads: CPU threads, at least 1.
+        threads: CPU threads, at least 1; no more are made than there are images in work.
         prefetch: Batches that are worked on ahead of the one that is waited for; 0 or more.
         max_batch_size: Images in the largest batch that will come.
 
@@ -73,7 +73,8 @@ class DaliBackend:
         self.device = torch.device(device)
         if self.device.type == "cuda" and self.device.index is None:
             self.device = torch.device("cuda", torch.cuda.current_device())
-        self.threads = threads
+        # DALI's decoder sets buffers aside for each thread, so there are no more than images in work.
+        self.threads = min(threads, (prefetch + 1) * max_batch_size)
         self.prefetch = prefetch
         self.max_batch_size = max_batch_size
         self._source = _Source()

@@ -379,3 +379,13 @@ def test_the_loader_gives_the_same_batches_through_both_backends(write_dataset: 
     assert 0 < len(rest) < len(opencv)
     assert all(same(*pair) for pair in zip(resumed, rest, strict=True))
     assert all(same(*pair) for pair in zip(dali, rest, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("threads", "prefetch", "batch_size", "expected"), [(16, 2, 1, 3), (16, 0, 2, 2), (2, 2, 4, 2)]
+)
+def test_it_has_no_more_threads_than_images_in_work(
+    pictures: list[Path], threads: int, prefetch: int, batch_size: int, expected: int
+) -> None:
+    backend = DaliBackend(pictures, Augment([]), threads=threads, prefetch=prefetch, max_batch_size=batch_size)
+    assert backend.threads == expected

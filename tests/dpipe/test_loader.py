@@ -1,5 +1,6 @@
 import threading
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,9 @@ import pytest
 import torch
 
 from dpipe import loader as loader_module
+from dpipe.backends import base, opencv
 from dpipe.coco import CocoIndex
+from dpipe.decode import decode_image
 from dpipe.errors import BadSampleError, InputError
 from dpipe.loader import Batch, DetectionLoader
 from dpipe.polygons import Polygons
@@ -58,7 +61,7 @@ def all_same(first: Iterable[Batch], second: Iterable[Batch]) -> bool:
 
 
 def same_target(first: Any, second: Any) -> bool:
-    fields = ["boxes", "labels", "annotation_ids", "areas", "ignore_boxes"]
+    fields = ["boxes", "labels", "annotation_ids", "has_mask", "ignore_boxes"]
     return (
         (first.sample, first.image_id, first.size) == (second.sample, second.image_id, second.size)
         and np.array_equal(first.matrix, second.matrix)
@@ -115,6 +118,92 @@ def test_images_without_instances_may_be_left_out(dataset: Dataset) -> None:
     assert {target.image_id for batch in batches for target in batch.targets} == set(range(10))
 
 
+def test_groups_are_those_of_the_images_that_are_left(write_dataset: WriteDataset) -> None:
+    # Every second image is empty; of those that are left, the first half is landscape.
+    sizes = [(10, 20) if number < 16 else (20, 10) for number in range(32)]
+    index, folder = write_dataset(
+        [np.zeros((*size, 3), np.uint8) for size in sizes],
+        [{"image_id": number, "bbox": [1, 1, 8, 8]} for number in range(0, 32, 2)],
+    )
+    loader = DetectionLoader(index, folder, augment=[], batch_size=4, filter_empty=True)
+    batches = list(loader)
+    assert len(batches) == 4
+    assert all(len({target.size for target in batch.targets}) == 1 for batch in batches)
+
+
+def test_how_boxes_are_made_and_kept_is_passed_on(write_dataset: WriteDataset) -> None:
+    # Diamonds of growing size: turned by 45 degrees they are squares, the corners of their boxes reach twice as far.
+    sides = np.arange(4, 20, 2)
+    diamonds = [[50, 50 - s / 2, 50 + s / 2, 50, 50, 50 + s / 2, 50 - s / 2, 50] for s in sides]
+    index, folder = write_dataset(
+        [np.zeros((100, 100, 3), np.uint8)],
+        [
+            {"image_id": 0, "bbox": [50 - s / 2, 50 - s / 2, s, s], "segmentation": [diamond]}
+            for s, diamond in zip(sides.tolist(), diamonds, strict=True)
+        ],
+    )
+    augment: list[Any] = [{"type": "Rotate", "level": 10, "prob": 1, "max_rotate_angle": 45}]
+
+    def widths(**options: Any) -> np.ndarray:
+        (batch,) = DetectionLoader(index, folder, augment=augment, **options)
+        boxes = batch.targets[0].boxes
+        return (boxes[:, 2] - boxes[:, 0]).numpy()
+
+    np.testing.assert_allclose(widths(), sides / np.sqrt(2), rtol=1e-4)
+    np.testing.assert_allclose(widths(boxes_from="corners"), sides * np.sqrt(2), rtol=1e-4)
+    np.testing.assert_allclose(widths(min_size=9), sides[5:] / np.sqrt(2), rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("options", "prefetch"),
+    [
+        ({"threads": 1}, 2),
+        ({"threads": 16}, 16),
+        ({"threads": 16, "batch_size": 4}, 4),
+        ({"threads": 17, "batch_size": 4}, 5),
+        ({"threads": 16, "batch_size": 32}, 2),
+        ({"threads": 16, "prefetch": 1}, 1),
+        ({"threads": 16, "prefetch": 0}, 0),
+    ],
+)
+def test_as_much_is_read_ahead_as_keeps_all_threads_busy(
+    dataset: Dataset, options: dict[str, int], prefetch: int
+) -> None:
+    index, folder = dataset
+    backend: Any = DetectionLoader(index, folder, augment=[], **options).backend  # type: ignore[arg-type]
+    assert (backend.threads, backend.prefetch) == (options["threads"], prefetch)
+
+
+def test_all_threads_decode_at_batch_size_one(dataset: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
+    index, folder = dataset
+    all_there = threading.Barrier(6)
+
+    def decode(*arguments: Any) -> np.ndarray:
+        all_there.wait(timeout=30)  # an error unless six images are in work at once
+        return decode_image(*arguments)
+
+    monkeypatch.setattr(opencv, "decode_image", decode)
+    assert len(list(DetectionLoader(index, folder, augment=[], threads=6, repeat=6))) == 66
+
+
+@pytest.mark.parametrize(
+    ("cores", "world_size", "local", "threads"),
+    [(8, 1, None, 8), (8, 4, None, 2), (8, 3, None, 2), (2, 4, None, 1), (8, 16, "4", 2), (8, 2, "x", 4)],
+)
+def test_processes_share_the_cores(
+    dataset: Dataset, monkeypatch: pytest.MonkeyPatch, cores: int, world_size: int, local: str | None, threads: int
+) -> None:
+    index, folder = dataset
+    monkeypatch.setattr(base, "usable_cores", lambda: cores)
+    monkeypatch.delenv("LOCAL_WORLD_SIZE", raising=False)
+    if local is not None:
+        monkeypatch.setenv("LOCAL_WORLD_SIZE", local)
+    backend: Any = DetectionLoader(index, folder, augment=[], world_size=world_size).backend
+    assert backend.threads == threads
+    backend = DetectionLoader(index, folder, augment=[], world_size=world_size, threads=7).backend
+    assert backend.threads == 7
+
+
 @pytest.mark.parametrize("options", [{"threads": 1, "prefetch": 0}, {"threads": 4, "prefetch": 5}])
 def test_batches_do_not_depend_on_threads(dataset: Dataset, options: dict[str, int]) -> None:
     index, folder = dataset
@@ -154,6 +243,31 @@ def test_it_resumes_with_the_batch_that_would_have_come(dataset: Dataset, taken:
     assert all_same(rest, expected[taken:])
     # The loader that was interrupted goes on as well.
     assert all_same(iterator, expected[taken:6])
+
+
+def test_a_state_of_other_images_is_refused(dataset: Dataset) -> None:
+    index, folder = dataset
+    options: dict[str, Any] = {"augment": [], "shuffle": False}
+    state = DetectionLoader(index, folder, **options).state_dict()
+    renamed = replace(index, file_names=[*index.file_names[:-1], "last.png"])
+    renumbered = replace(index, image_ids=index.image_ids + 1)
+    reordered = replace(index, image_ids=index.image_ids[::-1], file_names=index.file_names[::-1])
+    for other in (renamed, renumbered, reordered):
+        with pytest.raises(
+            InputError, match=r"instances\.json: has not the images that the loader's state was saved"
+        ) as caught:
+            DetectionLoader(other, folder, **options).load_state_dict(state)
+        assert "\n" not in str(caught.value)
+    DetectionLoader(replace(index), folder, **options).load_state_dict(state)
+
+
+def test_a_state_loads_without_running_anything(dataset: Dataset, tmp_path: Path) -> None:
+    index, folder = dataset
+    for group_by_aspect in (True, False):
+        loader = DetectionLoader(index, folder, augment=[], group_by_aspect=group_by_aspect)
+        next(iter(loader))
+        torch.save(loader.state_dict(), tmp_path / "state.pt")
+        assert torch.load(tmp_path / "state.pt", weights_only=True) == loader.state_dict()
 
 
 def test_two_ranks_see_what_one_would(dataset: Dataset) -> None:
@@ -264,11 +378,11 @@ def test_real_images_with_one_thread_and_with_two(data_root: Path) -> None:
         for target in first.targets:
             instances += len(target.boxes)
             assert isinstance(target.masks, Polygons)
-            assert len(target.boxes) == len(target.labels) == len(target.masks) == len(target.areas)
+            assert len(target.boxes) == len(target.labels) == len(target.masks) == len(target.has_mask)
             height, width = target.size
             assert (target.boxes[:, :2] >= 0).all()
             assert (target.boxes[:, 2:] <= torch.tensor([width, height])).all()
             assert (target.boxes[:, 2:] - target.boxes[:, :2] >= 1).all()
             sides = target.boxes[:, 2:] - target.boxes[:, :2]
-            assert (target.areas <= sides.prod(dim=1) * (1 + 1e-4)).all()
+            assert (target.masks.areas() <= sides.prod(dim=1).numpy() * (1 + 1e-4)).all()
     assert instances > 200

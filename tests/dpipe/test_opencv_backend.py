@@ -2,15 +2,18 @@ import threading
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
 import pytest
 import torch
 
+from dpipe.backends import opencv
 from dpipe.backends.base import padded_size
 from dpipe.backends.opencv import OpenCVBackend, resample
 from dpipe.colours import Color, Equalize
+from dpipe.decode import decode_image
 from dpipe.errors import BadSampleError
 from dpipe.geometric import RandomFlip, Resize, Rotate, Shear, Translate
 from dpipe.geometry import pixel_centre_matrix, transform_points
@@ -198,3 +201,35 @@ def test_a_bad_image_fails_its_own_batch(noise: tuple[list[Path], list[np.ndarra
     with pytest.raises(BadSampleError, match=r"3\.png \(sample 3\): truncated PNG"):
         next(stream)
     assert not threads_of_the_backend()
+
+
+def test_breaking_off_never_begins_what_is_queued(
+    noise: tuple[list[Path], list[np.ndarray]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    paths, images = noise
+    plans = plans_of(Augment([]), images)
+    go_on = threading.Event()
+    begun: list[Path] = []
+
+    def decode(path: Path, *arguments: Any) -> np.ndarray:
+        begun.append(path)
+        if len(begun) > 1:
+            go_on.wait(timeout=30)
+        return decode_image(path, *arguments)
+
+    monkeypatch.setattr(opencv, "decode_image", decode)
+    stream = OpenCVBackend(paths, Augment([]), threads=1, prefetch=5).stream([[plan] for plan in plans])
+    next(stream)
+    threading.Timer(0.2, go_on.set).start()
+    stream.close()
+    assert len(begun) <= 2  # the one that was handed out, and the one that was in work
+
+
+def test_opencv_starts_no_threads_of_its_own(noise: tuple[list[Path], list[np.ndarray]]) -> None:
+    before = cv2.getNumThreads()
+    try:
+        cv2.setNumThreads(2)
+        OpenCVBackend(noise[0], Augment([]))
+        assert cv2.getNumThreads() == 1
+    finally:
+        cv2.setNumThreads(before)

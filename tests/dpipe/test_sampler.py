@@ -118,6 +118,14 @@ def test_a_state_of_another_run_is_refused() -> None:
         BatchSampler(10, 2, seed=2).load_state_dict(state)
     with pytest.raises(InputError, match="saved with global_batch_size 2, here it is 4"):
         BatchSampler(10, 4, seed=1).load_state_dict(state)
+    with pytest.raises(InputError, match="saved with pad True, here it is False"):
+        BatchSampler(10, 2, seed=1, pad=False).load_state_dict(state)
+    groups = np.arange(10) % 2
+    grouped = BatchSampler(10, 2, groups=groups).state_dict()
+    BatchSampler(10, 2, groups=groups.copy()).load_state_dict(grouped)
+    for other in (None, groups[::-1], 1 - groups):
+        with pytest.raises(InputError, match="saved with other groups of images than these: it cannot go on"):
+            BatchSampler(10, 2, groups=other).load_state_dict(grouped)
     with pytest.raises(InputError, match="lacks consumed, epoch"):
         BatchSampler(10, 2).load_state_dict({k: v for k, v in state.items() if k not in ("epoch", "consumed")})
 
