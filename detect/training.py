@@ -126,6 +126,8 @@ class Run:
         self.best: tuple[int, float] | None = None
         notes: list[str] = []
 
+        if training_data.left_out_note:
+            notes.append(f"{training_data.path}: {training_data.left_out_note}")
         checkpoint = self._checkpoint_to_resume(notes) if resume else None
         if fabric.is_global_zero:
             notes += write_setup(config, work_dir)

@@ -251,6 +251,43 @@ def test_the_best_checkpoint_stays(shapes, tmp_path, monkeypatch):
     ]
 
 
+def test_a_run_does_not_go_on_with_other_images(shapes, tmp_path):
+    config = shapes.config("train.epochs=2", "train.eval_every=0")
+    train(shapes.config("train.epochs=1", "train.eval_every=0"), tmp_path)
+    shapes.edit("train.json", lambda content: content["images"].reverse())
+    with pytest.raises(
+        InputError, match=r"train\.json: has not the images that the loader's state was saved with"
+    ) as caught:
+        train(config, tmp_path, resume=True)
+    assert "\n" not in str(caught.value)
+    shapes.edit("train.json", lambda content: content["images"].reverse())
+    train(config, tmp_path, resume=True)
+
+
+def test_annotations_that_are_left_out_are_told(shapes, tmp_path, capsys):
+    config = shapes.config("train.epochs=1", "train.eval_every=0")
+    train(config, tmp_path / "whole")
+    assert "left out" not in capsys.readouterr().out
+
+    def empty_two(content):
+        content["annotations"][0]["bbox"][2] = content["annotations"][1]["bbox"][3] = 0
+
+    shapes.edit("train.json", empty_two)
+    train(config, tmp_path / "part")
+    line = f"{shapes.root / 'train.json'}: annotations left out, as their boxes are empty or outside of their images: 2"
+    assert line in capsys.readouterr().out.splitlines()
+
+
+def test_data_of_which_some_objects_have_masks_train_and_of_which_none_has_do_not(shapes, tmp_path):
+    config = shapes.config("train.epochs=1", "train.eval_every=0")
+    shapes.edit("train.json", lambda content: content["annotations"][0].pop("segmentation"))
+    train(config, tmp_path / "some")
+    assert read_log(tmp_path / "some" / "train.jsonl")[0]["s0.loss_mask"] > 0
+    shapes.edit("train.json", lambda content: [row.pop("segmentation", None) for row in content["annotations"]])
+    with pytest.raises(InputError, match="has no masks: its annotations are boxes only, but the model has mask heads"):
+        train(config, tmp_path / "none")
+
+
 def test_seeds_differ_between_iterations_and_processes():
     seeds = {iteration_seed(seed, iteration, rank) for seed in (0, 1) for iteration in range(50) for rank in range(4)}
     assert len(seeds) == 400
