@@ -7,23 +7,27 @@ Shapes and names:
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from pycocotools import mask as coco_mask
 from torch import Tensor
-from torch.nn import functional as F
 from torchvision.ops import roi_align
 
 from detect.models.assign import Samples
 from detect.models.boxes import clip_boxes
 from detect.models.detections import RunLengths
+from detect.models.run_lengths import Ints, run_lengths_of
 from dpipe.errors import InputError
 
 if TYPE_CHECKING:
     from dpipe.target import Target
+
+
+BATCH_PIXELS = 2**21
+"""Pixels of predicted masks that are sampled at a time: a whole image of the usual size."""
 
 
 def mask_targets(samples: Sequence[Samples], targets: Sequence[Target], size: int) -> Tensor:
@@ -73,7 +77,8 @@ def encode_masks(probabilities: Tensor, boxes: Tensor, size: tuple[int, int], th
     """Predicted masks at an image's full size, as run lengths.
 
     A mask is sampled (bilinear, nothing beyond its grid) at the pixel centres in and next to its box, and is on where
-    that reaches the threshold. One mask after another: what is held at a time is one bitmap of the image.
+    that reaches the threshold. No bitmap of the whole image is made: the regions of several masks, or stripes of a
+    large one, are sampled together, and their runs found.
 
     Args:
         probabilities: (n, S, S) in 0..1.
@@ -84,29 +89,90 @@ def encode_masks(probabilities: Tensor, boxes: Tensor, size: tuple[int, int], th
     Returns:
         n run lengths.
     """
-    height, width = size
-    bitmap = np.zeros((height, width), dtype=np.uint8, order="F")
-    encoded = []
+    starts: list[list[Ints]] = [[] for _ in boxes]
+    ends: list[list[Ints]] = [[] for _ in boxes]
     # The regions' corners are needed on the host; one transfer brings all of them.
-    for probability, box, corners in zip(probabilities, boxes, boxes.tolist(), strict=True):
+    for batch in _batches(_stripes(boxes.tolist(), size)):
+        # Before each column there is a pixel that is off, so that no run goes on in the next.
+        shapes = [(stripe.x2 - stripe.x1, stripe.y2 - stripe.y1 + 1) for stripe in batch]
+        offsets = np.cumsum([0, *(columns * rows for columns, rows in shapes)])
+        bits = torch.zeros(int(offsets[-1]), dtype=torch.bool, device=boxes.device)
+        with torch.autocast(boxes.device.type, enabled=False):
+            for stripe, shape, part in zip(batch, shapes, bits.split(np.diff(offsets).tolist()), strict=True):
+                values = _sample(probabilities[stripe.mask].float(), boxes[stripe.mask], stripe)
+                torch.ge(values, threshold, out=part.view(shape)[:, 1:])
+        changes = np.flatnonzero(np.diff(bits.cpu().numpy(), append=False))  # one transfer a batch
+        firsts, lasts = changes[0::2] + 1, changes[1::2]
+        parts = np.searchsorted(firsts, offsets)
+        for stripe, offset, begin, end in zip(batch, offsets[:-1], parts[:-1], parts[1:], strict=True):
+            starts[stripe.mask].append(stripe.to_image(firsts[begin:end] - offset, size[0]))
+            ends[stripe.mask].append(stripe.to_image(lasts[begin:end] - offset, size[0]) + 1)
+    none = [np.zeros(0, dtype=np.int64)]
+    return [
+        run_lengths_of(np.concatenate(none + first), np.concatenate(none + end), size)
+        for first, end in zip(starts, ends, strict=True)
+    ]
+
+
+@dataclass(frozen=True)
+class _Stripe:
+    """Columns of the region of one mask: pixels x1..x2, y1..y2 of the image."""
+
+    mask: int
+    x1: int
+    y1: int
+    x2: int
+    y2: int
+
+    @property
+    def area(self) -> int:
+        return (self.x2 - self.x1) * (self.y2 - self.y1)
+
+    def to_image(self, positions: Ints, height: int) -> Ints:
+        """Positions in columns that begin with one more pixel, as positions in the columns of the image."""
+        columns, rows = np.divmod(positions, self.y2 - self.y1 + 1)
+        return (columns + self.x1) * height + rows - 1 + self.y1
+
+
+def _stripes(boxes: list[list[float]], size: tuple[int, int]) -> Iterator[_Stripe]:
+    """The regions of all masks that have one, cut where they are larger than a batch; columns from left to right."""
+    height, width = size
+    for number, corners in enumerate(boxes):
         x1, x2 = max(int(corners[0]) - 1, 0), min(int(corners[2]) + 2, width)
         y1, y2 = max(int(corners[1]) - 1, 0), min(int(corners[3]) + 2, height)
-        empty = x2 <= x1 or y2 <= y1 or corners[2] <= corners[0] or corners[3] <= corners[1]
-        if not empty:
-            pasted = _sample(probability, box, x1, y1, x2, y2) >= threshold
-            bitmap[y1:y2, x1:x2] = pasted.cpu().numpy()
-        run_lengths = coco_mask.encode(bitmap)
-        run_lengths["counts"] = run_lengths["counts"].decode("ascii")
-        encoded.append(run_lengths)
-        if not empty:
-            bitmap[y1:y2, x1:x2] = 0
-    return encoded
+        if x2 <= x1 or y2 <= y1 or corners[2] <= corners[0] or corners[3] <= corners[1]:
+            continue
+        step = max(1, BATCH_PIXELS // (y2 - y1))
+        for left in range(x1, x2, step):
+            yield _Stripe(number, left, y1, min(left + step, x2), y2)
 
 
-def _sample(probability: Tensor, box: Tensor, x1: int, y1: int, x2: int, y2: int) -> Tensor:
-    """Values (y2 - y1, x2 - x1) of one mask (S, S) at the centres of the pixels of a region."""
-    corner, extent = box[:2], box[2:] - box[:2]
-    x = (torch.arange(x1, x2, device=box.device) + 0.5 - corner[0]) / extent[0] * 2 - 1
-    y = (torch.arange(y1, y2, device=box.device) + 0.5 - corner[1]) / extent[1] * 2 - 1
-    grid = torch.stack(torch.meshgrid(x, y, indexing="xy"), dim=-1)  # (y2 - y1, x2 - x1, 2)
-    return F.grid_sample(probability[None, None], grid[None], mode="bilinear", align_corners=False)[0, 0]
+def _batches(stripes: Iterable[_Stripe]) -> Iterator[list[_Stripe]]:
+    """Stripes in order, as many together as have about BATCH_PIXELS."""
+    batch: list[_Stripe] = []
+    for stripe in stripes:
+        if batch and sum(s.area for s in batch) + stripe.area > BATCH_PIXELS:
+            yield batch
+            batch = []
+        batch.append(stripe)
+    if batch:
+        yield batch
+
+
+def _sample(probability: Tensor, box: Tensor, stripe: _Stripe) -> Tensor:
+    """Values (x2 - x1, y2 - y1) of one mask (S, S) at the centres of pixels, column by column.
+
+    Bilinear interpolation is separable: products of two small matrices of weights with the mask.
+    """
+    rows = _bilinear_weights(box[1], box[3], stripe.y1, stripe.y2, len(probability))
+    columns = _bilinear_weights(box[0], box[2], stripe.x1, stripe.x2, len(probability))
+    return columns @ (probability.T @ rows.T)
+
+
+def _bilinear_weights(low: Tensor, high: Tensor, start: int, stop: int, size: int) -> Tensor:
+    """Weights (stop - start, S) of the cells of a grid from ``low`` to ``high`` at pixels' centres along one axis."""
+    pixels = torch.arange(start, stop, device=low.device)
+    # In cells' centres: -1 and S are as far beyond the grid as weights reach.
+    at = ((pixels + 0.5 - low) / (high - low) * 2 - 1 + 1) * (size / 2) - 0.5
+    cells = torch.arange(size, device=low.device)
+    return (1 - (at[:, None] - cells).abs()).clamp(min=0)

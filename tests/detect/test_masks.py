@@ -95,6 +95,30 @@ def test_boxes_beyond_the_image_are_cut():
     assert (bitmaps[0].sum(), bitmaps[1].sum()) == (16, 4)
 
 
+@pytest.mark.parametrize("pixels", [1, 300])
+def test_masks_cut_into_stripes_are_the_same(monkeypatch, pixels):
+    """Also where a mask covers the image from edge to edge, so that runs go on from column to column."""
+    generator = torch.Generator().manual_seed(0)
+    probabilities = torch.rand(4, 28, 28, generator=generator)
+    probabilities[2:] = 1.0
+    boxes = torch.tensor([[3.3, 2.1, 33.0, 28.0], [-5, -5, 20, 90], [-9, -9, 60, 60], [10, -9, 20, 60]])
+    whole = encode_masks(probabilities, boxes, (30, 40), 0.5)
+    monkeypatch.setattr("detect.models.masks.BATCH_PIXELS", pixels)
+    assert encode_masks(probabilities, boxes, (30, 40), 0.5) == whole
+    assert decode(whole)[2].all()
+    for mask in whole:
+        again = coco_mask.encode(coco_mask.decode(mask))
+        assert again["counts"].decode("ascii") == mask["counts"]
+
+
+def test_masks_are_pasted_in_full_precision():
+    probabilities = torch.rand(3, 28, 28, generator=torch.Generator().manual_seed(0))
+    boxes = torch.tensor([[3.0, 2.0, 133.0, 98.0], [0.0, 0.0, 140.0, 100.0], [5.5, 5.5, 60.0, 90.0]])
+    plain = encode_masks(probabilities, boxes, (100, 140), 0.5)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert encode_masks(probabilities, boxes, (100, 140), 0.5) == plain
+
+
 def test_detections_select_and_decode():
     boxes = torch.tensor([[0.0, 0.0, 4.0, 4.0], [1.0, 1.0, 3.0, 3.0], [0.0, 0.0, 1.0, 1.0]])
     masks = encode_masks(torch.ones(3, 28, 28), boxes, (6, 8), 0.5)
