@@ -11,7 +11,7 @@ from dpipe.errors import InputError
 from dpipe.operation import Operation
 from dpipe.plan import Draft, SamplePlan, Size
 from dpipe.registry import TRANSFORMS
-from dpipe.rng import AUGMENT, check_seed, random_stream
+from dpipe.rng import AUGMENT, check_number, random_stream
 
 
 @TRANSFORMS.register
@@ -131,10 +131,8 @@ class Augment:
         Raises:
             InputError: For a number out of range.
         """
-        check_seed(seed)
-        for name, number in (("epoch", epoch), ("sample", sample)):
-            if number < 0:
-                raise InputError(f"{name} must be at least 0, got {number}")
+        for name, number in (("seed", seed), ("epoch", epoch), ("sample", sample)):
+            check_number(name, number)
         draft = Draft(source_size, random_stream(AUGMENT, seed, epoch, sample))
         for operation in self.operations:
             operation.apply(draft)

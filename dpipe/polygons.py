@@ -14,7 +14,7 @@ from dpipe.geometry import Matrix, transform_points
 from dpipe.ragged import group_numbers, offsets_of, ranges
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Polygons:
     """The masks of I instances.
 
@@ -36,6 +36,9 @@ class Polygons:
 
     def __len__(self) -> int:
         return len(self.instance_offsets) - 1
+
+    def __repr__(self) -> str:
+        return f"Polygons({len(self)} instances, {len(self.holes)} rings, {len(self.vertices)} vertices)"
 
     @classmethod
     def empty(cls, instances: int = 0) -> Polygons:

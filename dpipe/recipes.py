@@ -260,7 +260,7 @@ def _why_unresolved(config: Any, path: KeyPath) -> str | None:
         if OmegaConf.is_config(config):
             OmegaConf.to_container(config, resolve=True)
     except OmegaConfBaseException as error:
-        return str(error).splitlines()[0]
+        return re.sub(r"^\w+ raised while resolving interpolation: ", "", str(error).splitlines()[0])
     return None
 
 

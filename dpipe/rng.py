@@ -33,11 +33,11 @@ def random_stream(purpose: int, seed: int, epoch: int, number: int = 0) -> np.ra
     return np.random.Generator(np.random.Philox(counter=counter, key=key))
 
 
-def check_seed(seed: int) -> None:
-    """Checks that a seed fits the generator.
+def check_number(name: str, value: int) -> None:
+    """Checks that a seed, an epoch or a sample's number fits the generator.
 
     Raises:
-        InputError: If it lies outside 0..2**64-1.
+        InputError: If it is no integer in 0..2**64-1.
     """
-    if not 0 <= seed < 2**64:
-        raise InputError(f"seed {seed} is out of range: expected 0..2**64-1")
+    if not isinstance(value, int | np.integer) or not 0 <= value < 2**64:
+        raise InputError(f"{name} {value!r} is out of range: expected an integer in 0..2**64-1")

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from dpipe.errors import InputError
-from dpipe.rng import ORDER, check_seed, random_stream
+from dpipe.rng import ORDER, check_number, random_stream
 
 
 class BatchSampler:
@@ -55,15 +55,15 @@ class BatchSampler:
     ) -> None:
         limits = {"num_images": num_images, "batch_size": batch_size, "world_size": world_size, "repeat": repeat}
         for name, value in limits.items():
-            if value < 1:
-                raise InputError(f"{name} must be at least 1, got {value}")
+            if not isinstance(value, int | np.integer) or value < 1:
+                raise InputError(f"{name} must be an integer of at least 1, got {value!r}")
         if not 0 <= rank < world_size:
             raise InputError(f"rank {rank} is out of range: expected 0..{world_size - 1} for world_size {world_size}")
         if groups is not None and np.shape(groups) != (num_images,):
             raise InputError(
                 f"groups must have one number for each of the {num_images} images, got shape {np.shape(groups)}"
             )
-        check_seed(seed)
+        check_number("seed", seed)
         self.num_images = num_images
         self.batch_size = batch_size
         self.seed = seed
@@ -132,8 +132,7 @@ class BatchSampler:
 
     def set_epoch(self, epoch: int) -> None:
         """Goes to the start of an epoch; the current epoch's own number changes nothing, so a resumed one goes on."""
-        if epoch < 0:
-            raise InputError(f"epoch must be at least 0, got {epoch}")
+        check_number("epoch", epoch)
         if epoch != self.epoch:
             self.epoch, self.position = epoch, 0
 

@@ -345,7 +345,7 @@ def test_auto_is_opencv_on_the_cpu_and_dali_on_a_gpu(monkeypatch: pytest.MonkeyP
         ({"device": "cuda:99"}, r"device 'cuda:99' is not there: this machine has \d+ CUDA devices"),
         ({"threads": 0}, "threads must be at least 1, got 0"),
         ({"prefetch": -1}, "prefetch must be at least 0, got -1"),
-        ({"batch_size": 0}, "batch_size must be at least 1"),
+        ({"batch_size": 0}, "batch_size must be an integer of at least 1"),
         ({"boxes_from": "masks"}, "boxes_from must be polygons or corners, got 'masks'"),
         ({"augment": [{"type": "Resize", "scale": [0, 5]}]}, "Resize: scale must be a pair"),
         ({"images": "nowhere"}, "nowhere: no such folder of images"),

@@ -192,3 +192,7 @@ def test_successive_instances_are_a_view(several: Polygons, instances: Any) -> N
     for field in ("vertices", "ring_offsets", "instance_offsets", "holes"):
         np.testing.assert_array_equal(getattr(chosen, field), getattr(one_by_one, field))
         assert getattr(chosen, field).dtype == getattr(several, field).dtype
+
+
+def test_repr_tells_counts_instead_of_vertices() -> None:
+    assert repr(Polygons.empty(3)) == "Polygons(3 instances, 0 rings, 0 vertices)"

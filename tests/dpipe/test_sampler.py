@@ -133,9 +133,10 @@ def test_a_state_of_another_run_is_refused() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"num_images": 0}, "num_images must be at least 1, got 0"),
-        ({"batch_size": 0}, "batch_size must be at least 1"),
-        ({"repeat": 0}, "repeat must be at least 1"),
+        ({"num_images": 0}, "num_images must be an integer of at least 1, got 0"),
+        ({"batch_size": 0}, "batch_size must be an integer of at least 1"),
+        ({"batch_size": 2.5}, "batch_size must be an integer of at least 1, got 2.5"),
+        ({"repeat": 0}, "repeat must be an integer of at least 1"),
         ({"rank": 2, "world_size": 2}, r"rank 2 is out of range: expected 0\.\.1"),
         ({"seed": -1}, "seed -1 is out of range"),
         ({"groups": np.zeros(4)}, r"groups must have one number for each of the 10 images, got shape \(4,\)"),
