@@ -47,7 +47,10 @@ def check(registry: Registry, node: Any, path: KeyPath = (), supplied: Collectio
         return [Problem((*path, "type"), str(error)), *_check_inside(registry, node, path, supplied)]
     if cls is None:
         return [Problem((*path, "type"), f"expected the name of a {registry.kind}, got {shorten(node['type'])}")]
-    known = parameters(cls)
+    try:
+        known = parameters(cls)
+    except ValueError:  # classes written in C may not tell
+        return [Problem((*path, "type"), f"{node['type']} does not tell its arguments, so a recipe cannot name it")]
     takes_any = any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in known.values())
     problems = []
     for name, value in node.items():
@@ -180,7 +183,7 @@ def _build(
         value = _build_value(registry, node[name], annotation, scope, (*path, name), where)
         arguments[name] = value
         if _is_part(node[name]) and hasattr(value, "channels") and hasattr(value, "strides"):
-            inner.update(in_channels=tuple(value.channels), strides=tuple(value.strides))
+            inner.update(_levels_of(value, f"{_place((*path, name), where)}{node[name]['type']}"))
     at = f"{_place(path, where)}{node['type']}"
     for name, value in context.items():
         if name in known and name not in node:
@@ -192,8 +195,17 @@ def _build(
         return cls(**arguments)
     except InputError as error:
         raise InputError(f"{_place(path, where)}{error}") from error
-    except (TypeError, ValueError) as error:
-        raise InputError(f"{at}: {' '.join(str(error).split())}") from error
+    except Exception as error:  # such as PyTorch's RuntimeError for a layer of no channels
+        what = "" if isinstance(error, TypeError | ValueError) else f"{type(error).__name__}: "
+        raise InputError(f"{at}: {what}{' '.join(str(error).split())}") from error
+
+
+def _levels_of(part: Any, at: str) -> dict[str, tuple[Any, ...]]:
+    """What a part with levels supplies to those after it."""
+    try:
+        return {"in_channels": tuple(part.channels), "strides": tuple(part.strides)}
+    except TypeError:
+        raise InputError(f"{at}: expected `channels` and `strides` to have a number for each level") from None
 
 
 def _build_value(

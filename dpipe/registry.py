@@ -118,16 +118,18 @@ def import_module(name: str) -> ModuleType:
     """Imports a module that a recipe names, from installed packages or the current directory.
 
     Raises:
-        InputError: If it cannot be found, or if it fails while it is imported.
+        InputError: If it is the standard library's, cannot be found, or fails while it is imported.
     """
     if not all(part.isidentifier() for part in name.split(".")):
         raise InputError(f"{name!r} is not the dotted name of a module")
+    if _is_standard(name):
+        raise InputError(f"{name!r} is in Python's standard library: a recipe names modules of its own")
     folder = os.getcwd()
     if folder not in sys.path:
         sys.path.append(folder)
     try:
         return importlib.import_module(name)
-    except Exception as error:
+    except (Exception, SystemExit) as error:  # a script that is no module may end the program
         reason = " ".join(str(error).split())
         what = "" if isinstance(error, ModuleNotFoundError) else f"{type(error).__name__}: "
         raise InputError(f"cannot import {name!r}: {what}{reason}") from error

@@ -42,6 +42,8 @@ class Backbone:
     def __init__(self, depth: int, channels: Sequence[int] = (1, 2), strides: Sequence[int] = (4, 8)) -> None:
         if depth > 100:
             raise ValueError(f"depth must be\nat most 100, got {depth}")
+        if depth < 0:
+            raise RuntimeError("no\ndepth")
         self.channels, self.strides = channels, strides
 
 
@@ -51,6 +53,12 @@ class Neck:
         self.in_channels, self.in_strides = in_channels, strides
         self.channels = (width,) * len(in_channels)
         self.strides = strides
+
+
+@PARTS.register
+class Narrow(Neck):
+    def __init__(self, in_channels: Sequence[int]) -> None:
+        self.channels, self.strides = 7, 4  # type: ignore[assignment]
 
 
 @PARTS.register
@@ -171,6 +179,18 @@ class TestNames:
         monkeypatch.chdir(tmp_path)
         with pytest.raises(InputError, match=r"^cannot import 'my_broken': RuntimeError: no way$"):
             import_module("my_broken")
+
+    def test_a_module_that_ends_the_program(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        (tmp_path / "my_script.py").write_text("import sys\nsys.exit(3)\n")
+        monkeypatch.setattr("sys.path", [*sys.path])
+        monkeypatch.chdir(tmp_path)
+        with pytest.raises(InputError, match=r"^cannot import 'my_script': SystemExit: 3$"):
+            import_module("my_script")
+
+    @pytest.mark.parametrize("name", ["this", "os", "xml.dom"])
+    def test_modules_of_the_standard_library_are_not_imported(self, name: str) -> None:
+        with pytest.raises(InputError, match="is in Python's standard library"):
+            import_module(name)
 
 
 class TestCheck:
@@ -304,6 +324,16 @@ class TestBuild:
     def test_a_part_that_refuses(self) -> None:
         recipe = {**self.RECIPE, "backbone": {"type": "Backbone", "depth": 101}}
         with pytest.raises(InputError, match=r"^backbone: Backbone: depth must be at most 100, got 101$"):
+            PARTS.build(recipe)
+
+    def test_a_part_that_fails(self) -> None:
+        recipe = {**self.RECIPE, "backbone": {"type": "Backbone", "depth": -1}}
+        with pytest.raises(InputError, match=r"^backbone: Backbone: RuntimeError: no depth$"):
+            PARTS.build(recipe)
+
+    def test_a_part_that_tells_no_levels(self) -> None:
+        recipe = {**self.RECIPE, "neck": {"type": "Narrow"}}
+        with pytest.raises(InputError, match=r"^neck: Narrow: expected `channels` and `strides` to have a number for"):
             PARTS.build(recipe)
 
     def test_it_checks_first(self) -> None:
