@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 
     from dpipe.policy import Augment
 
-Count = Annotated[int, Field(ge=1)]
-CountOrZero = Annotated[int, Field(ge=0)]
+Count = Annotated[int, Field(ge=1, le=2**31 - 1)]
+CountOrZero = Annotated[int, Field(ge=0, le=2**31 - 1)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
@@ -143,8 +143,8 @@ class Train(Section):
         log_every: Iterations between lines of the log.
     """
 
-    epochs: Count
-    seed: CountOrZero = 0
+    epochs: Annotated[int, Field(ge=1, le=10**6)]
+    seed: Annotated[int, Field(ge=0, le=2**63 - 1)] = 0
     precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"
     clip_norm: Positive | None = None
     load_from: str | None = None
@@ -210,6 +210,7 @@ def load_config(name_or_path: str | Path, overrides: Sequence[str] = ()) -> Conf
         problems += MODELS.check(values["model"], ("model",))
     for path, transform in _transforms(values):
         problems += _check_transform(transform, path)
+    problems += _check_normalize(values)
     if problems:
         raise InputError(report(f"recipe {recipe.name}", problems, recipe.where))
     config._recipe = recipe
@@ -250,8 +251,17 @@ def build_augment(config: Config, train: bool) -> Augment:
 
 def _without_pretrained(node: Any) -> Any:
     if isinstance(node, dict):
-        return {key: None if key == "pretrained" else _without_pretrained(value) for key, value in node.items()}
+        return {
+            key: _unnamed(value) if key == "pretrained" else _without_pretrained(value) for key, value in node.items()
+        }
     return [_without_pretrained(value) for value in node] if isinstance(node, list) else node
+
+
+def _unnamed(pretrained: Any) -> Any:
+    """What says that no weights are wanted: ``null`` where a name stands, ``false`` where a part asks for yes or no."""
+    if isinstance(pretrained, bool):
+        return False
+    return None if isinstance(pretrained, str) else _without_pretrained(pretrained)
 
 
 def _check_imports(modules: Any) -> list[Problem]:
@@ -279,14 +289,44 @@ def _transforms(values: dict[str, Any]) -> list[tuple[KeyPath, Any]]:
 
 
 def _check_transform(transform: dict[str, Any], path: KeyPath) -> list[Problem]:
-    """Checks a transform, values included: transforms are light enough to be built for it."""
+    """Checks a transform. Those of this toolkit are light enough to be built for it, which checks the values too."""
     problems = TRANSFORMS.check(transform, path)
-    if not problems:
+    if not problems and not _names_own_class(transform):
         try:
             TRANSFORMS.build(transform)
         except InputError as error:
             problems.append(Problem(path, str(error)))
     return problems
+
+
+def _names_own_class(node: Any) -> bool:
+    """Whether a class of the user's own is named by its dotted path anywhere in a part."""
+    if isinstance(node, dict):
+        return "." in str(node.get("type", "")) or any(map(_names_own_class, node.values()))
+    return isinstance(node, list) and any(map(_names_own_class, node))
+
+
+def _check_normalize(values: dict[str, Any]) -> list[Problem]:
+    """Checks that images will be normalised, as models take floating-point images only."""
+    types: dict[str, list[Any]] = {}
+    for (_, key, _), transform in _transforms(values):
+        types.setdefault(str(key), []).append(transform.get("type"))
+    data = values.get("data")
+    return [
+        Problem(("data", key), "has no Normalize, which the model needs")
+        for key in ("train_transforms", "test_transforms")
+        if isinstance(data, dict) and isinstance(data.get(key), list) and not any(map(_normalizes, types.get(key, [])))
+    ]
+
+
+def _normalizes(type_: Any) -> bool:
+    """Whether a transform's type is ``Normalize``; also where that cannot be told, which is a problem of its own."""
+    from dpipe.policy import Normalize
+
+    try:
+        return not isinstance(type_, str) or issubclass(TRANSFORMS.get(type_), Normalize)
+    except InputError:
+        return True
 
 
 def _section_problems(error: ValidationError) -> list[Problem]:

@@ -64,6 +64,7 @@ class TestReport:
                 f"{recipe}:9: model.roi_head.mask_head.0.loss_mask.type: unknown model part 'CrossEntropyLos'; "
                 "did you mean 'CrossEntropyLoss'?",
                 f"{recipe}:11: data.batchsize: unknown key; did you mean 'batch_size'?",
+                f"{recipe}:12: data.test_transforms: has no Normalize, which the model needs",
                 f"{recipe}:13: data.test_transforms.0: Rotate: level must lie in 0..10, got 11.0",
                 f'{recipe}:14: optimizer.lr: expected a number, got "0.01"',
                 f"{recipe}:15: schedule.steps.1: expected an integer, got 9.5",
@@ -104,6 +105,16 @@ class TestReport:
                 "model.rpn_head.sampler: expected a part (RandomSampler) or null, got a MaxIoUAssigner",
             ),
             ("model.roi_head.bbox_head.2.loss_bbox.betta=1", "did you mean 'beta'?"),
+            (
+                "train.seed=9223372036854775808",
+                "train.seed: expected a value less than or equal to 9223372036854775807",
+            ),
+            ("train.epochs=99999999999999999999", "train.epochs: expected a value less than or equal to 1000000"),
+            ("data.train.repeat=2147483648", "data.train.repeat: expected a value less than or equal to 2147483647"),
+            ("data.train_transforms=[]", "data.train_transforms: has no Normalize, which the model needs"),
+            ("data.test_transforms=[{type: Pad}]", "data.test_transforms: has no Normalize, which the model needs"),
+            ("custom_imports=[this]", "custom_imports.0: 'this' is in Python's standard library"),
+            ("model.neck.type=torch.Tensor", "model.neck.type: torch.Tensor does not tell its arguments"),
             ("custom_imports=my_parts", 'custom_imports: expected a list, got "my_parts"'),
         ],
     )
@@ -113,7 +124,8 @@ class TestReport:
         assert all(line.startswith("command line: ") for line in lines if not line.startswith(f"{len(lines) - 1} prob"))
 
     def test_transforms_in_a_wrong_order(self) -> None:
-        config = load_config(CASCADE, ["data.test_transforms=[{type: Pad}, {type: RandomFlip}]"])
+        normalize = "{type: Normalize, mean: [1, 1, 1], std: [1, 1, 1]}"
+        config = load_config(CASCADE, [f"data.test_transforms=[{{type: Pad}}, {{type: RandomFlip}}, {normalize}]"])
         with pytest.raises(InputError, match=r"^command line: data\.test_transforms: .*Pad"):
             build_augment(config, train=False)
 
@@ -121,6 +133,12 @@ class TestReport:
         config = load_config(DEMO, ["model.backbone.depth=20"])
         with pytest.raises(InputError, match=r"demo_streets\.yaml:\d+: model\.backbone: .*20"):
             build_model(config, 3)
+
+    @pytest.mark.parametrize("override", ["backbone.base_channels=-4", "neck.out_channels=0"])
+    def test_a_part_that_fails_to_be_built(self, override: str) -> None:
+        with pytest.raises(InputError, match=r"^command line: |: model\.") as error:
+            build_model(load_config(DEMO, [f"model.{override}"]), 3)
+        assert "\n" not in str(error.value)
 
 
 class TestLoading:
@@ -158,6 +176,46 @@ class TestLoading:
         assert build_model(load_config(DEMO, [loss]), 3).rpn_head.loss_cls.factor == 2  # type: ignore[union-attr]
         registered = loss.replace("my_parts.MyLoss", "MyLoss")
         build_model(load_config(DEMO, ["custom_imports=[my_parts]", registered]), 3)
+
+    def test_own_transforms_are_not_made_while_a_recipe_is_checked(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        (tmp_path / "my_operations.py").write_text(
+            "from dpipe import Operation\n"
+            "made = []\n"
+            "class Mine(Operation):\n"
+            "    def __init__(self, level: int) -> None:\n"
+            "        made.append(level)\n"
+            "    def apply(self, draft): pass\n"
+        )
+        monkeypatch.setattr("sys.path", [*sys.path])
+        monkeypatch.chdir(tmp_path)
+        normalize = "{type: Normalize, mean: [1, 1, 1], std: [1, 1, 1]}"
+        for own, count in (
+            ("{type: my_operations.Mine, level: 3}", 1),
+            ("{type: AutoAugment, policies: [[{type: my_operations.Mine, level: 3}]]}", 2),
+        ):
+            config = load_config(DEMO, [f"data.train_transforms=[{own}, {normalize}]"])
+            made = sys.modules["my_operations"].made
+            assert len(made) == count - 1
+            build_augment(config, train=True)
+            assert len(made) == count
+
+    def test_yes_or_no_to_weights_becomes_no(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        (tmp_path / "my_backbones.py").write_text(
+            "from torch import nn\n"
+            "class Mine(nn.Module):\n"
+            "    channels, strides = (8, 16, 32, 64), (4, 8, 16, 32)\n"
+            "    def __init__(self, pretrained: bool = True) -> None:\n"
+            "        super().__init__()\n"
+            "        self.pretrained = pretrained\n"
+        )
+        monkeypatch.setattr("sys.path", [*sys.path])
+        monkeypatch.chdir(tmp_path)
+        backbone = "model.backbone={_delete_: true, type: my_backbones.Mine, pretrained: true}"
+        config = load_config(DEMO, [backbone])
+        assert build_model(config, 3).backbone.pretrained is True  # type: ignore[union-attr]
+        assert build_model(config, 3, pretrained=False).backbone.pretrained is False  # type: ignore[union-attr]
 
     def test_weights_that_a_checkpoint_replaces_are_not_asked_for(self, tmp_path: Path) -> None:
         config = load_config(DEMO, [f"model.backbone.pretrained={tmp_path / 'none.pth'}"])
