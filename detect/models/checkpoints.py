@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -85,7 +85,10 @@ def load_weights(model: nn.Module, source: str | Path, *, strict: bool = False) 
             f"{name} (missing)" for name in report.missing
         ]
         raise InputError(f"{source}: does not fit the model in {len(faults)} of {len(own)} tensors: {_some(faults)}")
-    model.load_state_dict(fitting, strict=False)
+    try:
+        model.load_state_dict(fitting, strict=False)
+    except RuntimeError as error:  # tensors that cannot be copied, such as sparse ones
+        raise InputError(f"{source}: cannot be loaded: {' '.join(str(error).split())}") from error
     return report
 
 
@@ -107,14 +110,14 @@ def read_weights(source: str | Path) -> dict[str, Tensor]:
         except (SafetensorError, OSError) as error:
             raise InputError(f"{path}: is not a safetensors file that can be read: {error}") from error
     content = load_pth(path)
-    for key in ("state_dict", "model"):
-        if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
-            content = content[key]
-            break
-    if not isinstance(content, Mapping):
+    if not isinstance(content, dict):
         raise InputError(f"{path}: holds no named tensors, but an object of type {type(content).__name__}")
+    content = entries(content)
+    inner = next((content[key] for key in ("state_dict", "model") if isinstance(content.get(key), dict)), content)
     state = {
-        name: tensor for name, tensor in content.items() if isinstance(name, str) and isinstance(tensor, torch.Tensor)
+        name: tensor
+        for name, tensor in entries(inner).items()
+        if isinstance(name, str) and isinstance(tensor, torch.Tensor)
     }
     if not state:
         raise InputError(f"{path}: holds no named tensors")
@@ -122,6 +125,14 @@ def read_weights(source: str | Path) -> dict[str, Tensor]:
     if all(name.startswith("module.") for name in state):
         state = {name.removeprefix("module."): tensor for name, tensor in state.items()}
     return state
+
+
+def entries(mapping: Any) -> dict[Any, Any]:
+    """A mapping of a ``.pth`` file as a plain one, empty if it is none.
+
+    An ``OrderedDict`` takes attributes from a pickle, ``get`` and ``items`` among them: its methods are not to be used.
+    """
+    return dict(dict.items(mapping)) if isinstance(mapping, dict) else {}
 
 
 def _some(names: list[str], most: int = 3) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import http.client
 import re
 import socket
@@ -54,9 +55,10 @@ def download(url: str) -> Path:
     """Fetches a file into torch's hub cache, once.
 
     A name that ends in a hash, as torchvision's and OpenMMLab's do (``resnet50-0676ba61.pth``), is checked against it.
+    Other names may be those of several files, so in the cache a digest of the URL stands before them.
 
     Returns:
-        The cached file, ``$TORCH_HOME/hub/checkpoints/<name>``.
+        The cached file, in ``$TORCH_HOME/hub/checkpoints``.
 
     Raises:
         InputError: The file is neither cached nor to be had.
@@ -64,10 +66,12 @@ def download(url: str) -> Path:
     name = Path(urlparse(url).path).name
     if not name:
         raise InputError(f"{url}: names no file to download")
+    digest = re.search(r"-([0-9a-f]{8,})\.", name)
+    if digest is None:
+        name = f"{hashlib.sha256(url.encode()).hexdigest()[:16]}_{name}"
     cached = Path(torch.hub.get_dir()) / "checkpoints" / name
     if cached.exists():
         return cached
-    digest = re.search(r"-([0-9a-f]{8,})\.", name)
     timeout = socket.getdefaulttimeout()
     # torch.hub passes no timeout of its own, and a blocked connection would hang for minutes.
     socket.setdefaulttimeout(TIMEOUT_S)

@@ -24,6 +24,7 @@ from torch import nn
 from detect.models.backbones import ResNet
 from detect.models.checkpoints import load_weights, read_weights
 from detect.models.necks.fpn import FPN
+from detect.trained import read_classes
 from dpipe.errors import InputError
 
 
@@ -259,6 +260,43 @@ def test_a_pickle_cannot_change_the_functions_it_may_call(tmp_path):
     assert not hasattr(torch._utils._rebuild_tensor_v2, "evil_")
 
 
+class Shadowed:
+    """Pickles as an ordered dictionary with attributes in the place of its methods."""
+
+    def __init__(self, **items):
+        self.items = items
+
+    def __reduce__(self):
+        shadows = dict.fromkeys(("get", "items", "keys", "values", "__getitem__"), 5)
+        return OrderedDict, (), shadows, None, iter(self.items.items())
+
+
+def test_attributes_of_a_dictionary_are_not_taken_for_its_methods(tmp_path):
+    path = tmp_path / "weights.pth"
+    for content in (
+        Shadowed(weight=torch.ones(1)),
+        Shadowed(state_dict=Shadowed(weight=torch.ones(1)), meta=Shadowed(dataset_meta=Shadowed(classes=["a"]))),
+    ):
+        torch.save(content, path)
+        assert list(read_weights(path)) == ["weight"]
+    assert read_classes(path) == (("a",), None)
+
+
+@pytest.mark.parametrize("meta", [3, [], {"dataset_meta": 3}, {"CLASSES": 3}, {"CLASSES": [1]}])
+def test_a_checkpoint_whose_meta_tells_no_classes(tmp_path, meta):
+    torch.save({"meta": meta, "state_dict": make_model().state_dict()}, tmp_path / "weights.pth")
+    assert read_classes(tmp_path / "weights.pth") == (None, None)
+
+
+@pytest.mark.filterwarnings("ignore:Validating sparse")
+def test_tensors_that_cannot_be_copied(tmp_path):
+    path = tmp_path / "weights.pth"
+    torch.save({**make_model().state_dict(), "fc.bias": torch.ones(3).to_sparse()}, path)
+    with pytest.raises(InputError, match="cannot be loaded: ") as info:
+        load_weights(blank(), path)
+    assert "\n" not in str(info.value)
+
+
 def damaged(tmp_path):
     whole = tmp_path / "whole.pth"
     torch.save(make_model().state_dict(), whole)
@@ -350,6 +388,15 @@ def test_urls_are_downloaded_once(server):
         load_weights(model, f"{url}/weights.pth", strict=True)
         assert_equal(model, make_model())
     assert requests == ["/weights.pth"]
+
+
+def test_urls_of_one_name_are_different_files(server):
+    url, remote, _ = server
+    for number in (1, 2):
+        (remote / str(number)).mkdir()
+        torch.save({"weight": torch.tensor([number])}, remote / str(number) / "model.pth")
+    for number in (1, 2, 1):
+        assert read_weights(f"{url}/{number}/model.pth")["weight"].item() == number
 
 
 def test_urls_that_cannot_be_had(server, tmp_path):
