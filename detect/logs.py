@@ -52,13 +52,13 @@ class RunLog:
         self.active = active
         self.total = total
         self.records: list[dict[str, Any]] = []
+        self._damaged = 0
         if not active:
             return
         self._work_dir, self._first_iteration = work_dir, first_iteration
         if first_iteration:
-            self.records = [
-                record for record in read_log(work_dir / LOG_NAME) if record["iteration"] <= first_iteration
-            ]
+            records, self._damaged = _read_log(work_dir / LOG_NAME)
+            self.records = [record for record in records if record["iteration"] <= first_iteration]
         self._bar = Progress(
             TextColumn("{task.description}"),
             BarColumn(),
@@ -81,7 +81,10 @@ class RunLog:
 
         path, first = self._work_dir / LOG_NAME, self._first_iteration
         write_whole(path, "".join(json.dumps(record) + "\n" for record in self.records))
-        self._board = SummaryWriter(str(self._work_dir / "tensorboard"), purge_step=first or None)
+        if self._damaged:
+            self.say(f"{path}: damaged lines left out: {self._damaged}")
+        # TensorBoard drops what it has from this step on; that of the checkpoint's own iteration stays.
+        self._board = SummaryWriter(str(self._work_dir / "tensorboard"), purge_step=first + 1 if first else None)
         try:
             with path.open("a", encoding="utf-8") as self._file, self._bar:
                 yield
@@ -173,11 +176,27 @@ class RunLog:
 
 
 def read_log(path: Path) -> list[dict[str, Any]]:
-    """The records of a ``train.jsonl``; a last line that a killed run did not finish is left out."""
+    """The records of a ``train.jsonl``; a last line that a killed run did not finish, and damaged ones are left out."""
+    return _read_log(path)[0]
+
+
+def _read_log(path: Path) -> tuple[list[dict[str, Any]], int]:
+    """The records, and the number of damaged lines; the unfinished last line is not counted."""
     if not path.exists():
-        return []
-    lines = path.read_bytes().split(b"\n")
-    return [json.loads(line) for line in lines[:-1]]  # behind the last line's end comes nothing, or half a line
+        return [], 0
+    lines = path.read_bytes().split(b"\n")[:-1]  # behind the last line's end comes nothing, or half a line
+    records = [record for record in map(_record, lines) if record is not None]
+    return records, len(lines) - len(records)
+
+
+def _record(line: bytes) -> dict[str, Any] | None:
+    """A line of ``train.jsonl``, or ``None`` if it is not one that :class:`RunLog` writes."""
+    try:
+        record = json.loads(line)
+        whole = record["kind"] == "train" or (record["kind"] == "evaluation" and math.isfinite(record["bbox"]["AP"]))
+        return record if whole and isinstance(record["iteration"], int) else None
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return None
 
 
 def environment() -> dict[str, Any]:

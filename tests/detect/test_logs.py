@@ -51,6 +51,28 @@ def test_a_resumed_log_drops_what_came_after_the_checkpoint(tmp_path):
     assert [json.loads(line)["iteration"] for line in lines] == [10, 20, 25]
 
 
+def test_damaged_lines_are_left_out_and_told(tmp_path):
+    log = RunLog(tmp_path, 0, 100, make_console(False))
+    with log.running():
+        log_one(log, 10)
+        log_one(log, 20)
+    path = tmp_path / LOG_NAME
+    damaged = [
+        b"\0\0",
+        b"[1]",
+        b"{}",
+        b'{"kind": "evaluation", "iteration": 5}',
+        b'{"kind": "train", "iteration": "1"}',
+    ]
+    path.write_bytes(b"\n".join(damaged) + b"\n" + path.read_bytes() + b'{"kind')
+    assert [record["iteration"] for record in read_log(path)] == [10, 20]
+    console = make_console(False)
+    with RunLog(tmp_path, 20, 100, console).running():
+        pass
+    assert console.file.getvalue() == f"{path}: damaged lines left out: 5\n"
+    assert len(path.read_text().splitlines()) == 2
+
+
 def test_a_new_run_begins_a_new_log(tmp_path):
     for _ in range(2):
         log = RunLog(tmp_path, 0, 100, make_console(False))
