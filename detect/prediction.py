@@ -18,7 +18,7 @@ from rich.console import Console
 from detect.config import Config, build_augment
 from detect.devices import Accelerator, make_fabric
 from detect.metrics import coco_results
-from detect.trained import Trained, load_trained
+from detect.trained import Trained, load_trained, say_nothing
 from dpipe.coco import CocoIndex
 from dpipe.decode import EXIF_ORIENTATION, UNREADABLE, decode_image
 from dpipe.draw import draw_instances
@@ -61,7 +61,7 @@ def predict(
         out: The output folder.
         score_thr: Detections with a lower score are not drawn; the results hold them.
         accelerator: ``auto`` takes a GPU where there is one.
-        console: Gets a line for each image.
+        console: Gets a line for each image, and notes.
 
     Returns:
         The results.
@@ -74,7 +74,7 @@ def predict(
     check_writable(out)
     pictures = picture_paths(paths, out)
     fabric = make_fabric(1, accelerator, config.train.precision)
-    trained = load_trained(config, checkpoint)
+    trained = load_trained(config, checkpoint, say=say_nothing if console is None else console.print)
     results: list[dict[str, Any]] = []
     for number, detections in enumerate(_run(config, trained, index, root, fabric)):
         path, id_ = paths[number], number + 1

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,7 +11,7 @@ from safetensors import SafetensorError, safe_open
 from torch import nn
 
 from detect.config import Config, build_model
-from detect.models.checkpoints import load_weights
+from detect.models.checkpoints import entries, load_weights
 from detect.models.unpickling import load_pth
 from detect.state import WEIGHTS, ModelInfo, newest_intact
 from dpipe.errors import InputError
@@ -32,12 +32,17 @@ class Trained:
     category_ids: tuple[int, ...]
 
 
-def find_weights(checkpoint: str | Path) -> Path:
+def say_nothing(line: str) -> None:
+    """Stands for a way to tell the user, where there is none."""
+
+
+def find_weights(checkpoint: str | Path, say: Callable[[str], None] = say_nothing) -> Path:
     """Finds the file of weights.
 
     Args:
         checkpoint: A ``.safetensors`` or ``.pth`` file, a checkpoint folder, or a work directory (its newest intact
             checkpoint is taken).
+        say: Is told which checkpoint is taken and why, if it is not the newest.
 
     Raises:
         InputError: If there is none.
@@ -50,9 +55,15 @@ def find_weights(checkpoint: str | Path) -> Path:
     if (path / WEIGHTS).is_file():
         return path / WEIGHTS
     for folder in (path / "checkpoints", path):
-        newest, _ = newest_intact(folder)
+        newest, damaged = newest_intact(folder)
         if newest is not None:
+            for line in damaged:
+                say(line)
+            if damaged:
+                say(f"{newest}: is taken, the newest that is intact")
             return newest / WEIGHTS
+        if damaged:
+            raise InputError(f"{damaged[0]}, and there is no other to take")
     raise InputError(f"{checkpoint}: holds no checkpoint ({WEIGHTS}, or a work directory's checkpoints)")
 
 
@@ -78,17 +89,19 @@ def read_classes(weights: Path) -> tuple[tuple[str, ...] | None, tuple[int, ...]
             return None, None
         info = ModelInfo.from_metadata(metadata, weights)
         return info.class_names, info.category_ids
-    content = load_pth(weights)
-    meta = content.get("meta") if isinstance(content, Mapping) else None
-    if not isinstance(meta, Mapping):
-        return None, None
-    names = meta.get("CLASSES") or (meta.get("dataset_meta") or {}).get("classes")  # versions 2 and 3
+    meta = entries(entries(load_pth(weights)).get("meta"))
+    names = meta.get("CLASSES") or entries(meta.get("dataset_meta")).get("classes")  # versions 2 and 3
     if isinstance(names, list | tuple) and all(isinstance(name, str) for name in names):
         return tuple(names), None
     return None, None
 
 
-def load_trained(config: Config, checkpoint: str | Path, data_classes: Sequence[str] | None = None) -> Trained:
+def load_trained(
+    config: Config,
+    checkpoint: str | Path,
+    data_classes: Sequence[str] | None = None,
+    say: Callable[[str], None] = say_nothing,
+) -> Trained:
     """Builds the recipe's model with a checkpoint's weights.
 
     The class names are the checkpoint's; where it has none, those of the data set, the recipe, or the validation JSON.
@@ -97,12 +110,13 @@ def load_trained(config: Config, checkpoint: str | Path, data_classes: Sequence[
         config: The recipe.
         checkpoint: See :func:`find_weights`.
         data_classes: The class names of the data set that is evaluated, if one is.
+        say: See :func:`find_weights`.
 
     Raises:
         InputError: If there is no such checkpoint, its weights do not fit the recipe's model, its classes are not the
             data set's, or nothing tells the classes.
     """
-    weights = find_weights(checkpoint)
+    weights = find_weights(checkpoint, say)
     names, ids = read_classes(weights)
     if names is not None and data_classes is not None and tuple(data_classes) != names:
         raise InputError(
