@@ -10,10 +10,14 @@ import numpy as np
 from detect.config import Config, build_augment
 from detect.metrics import Kind
 from dpipe.coco import CocoIndex
+from dpipe.errors import InputError
 from dpipe.loader import DetectionLoader
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
+
+MOST_SAMPLES = 10**9
+"""Samples of an epoch; their order alone is 8 GB then."""
 
 
 def train_index(config: Config) -> CocoIndex:
@@ -35,8 +39,17 @@ def val_index(config: Config, classes: Sequence[str] | None) -> CocoIndex:
 
 
 def train_loader(config: Config, index: CocoIndex, fabric: Fabric) -> DetectionLoader:
-    """This process's share of the training set: shuffled, augmented, the same number of batches for all."""
+    """This process's share of the training set: shuffled, augmented, the same number of batches for all.
+
+    Raises:
+        InputError: Among others, for more repeats than an epoch's order has room for.
+    """
     data = config.data
+    if len(index) * data.train.repeat > MOST_SAMPLES:
+        raise InputError(
+            f"{config.recipe.where(('data', 'train', 'repeat'))}: data.train.repeat: {data.train.repeat} times "
+            f"{len(index)} images are too many for an epoch: expected at most {MOST_SAMPLES} samples"
+        )
     return DetectionLoader(
         index,
         data.train.images,
@@ -79,7 +92,15 @@ def val_loader(config: Config, index: CocoIndex, fabric: Fabric) -> DetectionLoa
     )
 
 
-def kinds_for(index: CocoIndex, predicts_masks: bool) -> tuple[Kind, ...]:
-    """What can be evaluated: boxes, and masks where the model predicts them and every object in the data has one."""
-    all_masked = index.has_masks and bool((np.diff(index.polygons.instance_offsets) > 0).all())
-    return ("bbox", "segm") if predicts_masks and all_masked else ("bbox",)
+def kinds_for(index: CocoIndex, predicts_masks: bool) -> tuple[tuple[Kind, ...], str]:
+    """What can be evaluated: boxes, and masks where the model predicts them and every object in the data has one.
+
+    Returns:
+        The kinds; and a line for the user where masks are left out as only some objects have one, else an empty string.
+    """
+    bare = int((np.diff(index.polygons.instance_offsets) == 0).sum())
+    if not predicts_masks or not index.has_masks:
+        return ("bbox",), ""
+    if bare:
+        return ("bbox",), f"{index.path}: segm is not evaluated, as {bare} of {len(index.labels)} objects have no mask"
+    return ("bbox", "segm"), ""

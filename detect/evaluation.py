@@ -17,6 +17,7 @@ from detect.config import Config
 from detect.data import kinds_for, val_index, val_loader
 from detect.devices import Accelerator, launched_rank, make_fabric
 from detect.metrics import CocoScores, Kind, coco_results, evaluate_coco
+from detect.together import failing_together
 from detect.trained import load_trained
 from dpipe.files import check_writable, write_whole
 
@@ -45,7 +46,7 @@ def evaluate(
         out: Gets the detections in COCO's results format.
         devices: GPUs, or processes on the CPU.
         accelerator: ``auto`` takes GPUs where there are any.
-        console: Where a progress bar is shown, if it is a terminal.
+        console: Gets notes, and a progress bar if it is a terminal.
 
     Returns:
         The scores in the order of ``kinds``; an empty list on all processes but the first.
@@ -54,22 +55,33 @@ def evaluate(
         InputError: For a data set, a checkpoint, an image or a device that cannot be used, one line for each.
     """
     fabric = make_fabric(devices, accelerator, config.train.precision)
-    if out is not None and launched_rank() == 0:
+    first = launched_rank() == 0
+
+    def say(line: str) -> None:
+        if console is not None and first:
+            console.print(line)
+
+    if out is not None and first:
         check_writable(Path(out).parent)
     index = val_index(config, None)
-    trained = load_trained(config, checkpoint, index.class_names)
+    trained = load_trained(config, checkpoint, index.class_names, say)
     fabric.launch()
-    model = fabric.to_device(trained.model)
-    category_ids = index.category_ids.tolist()
-    loader = val_loader(config, index, fabric)
-    with image_progress(len(index), console, fabric.is_global_zero) as on_images:
-        results = collect_results(model, loader, category_ids, fabric, on_images)
+    with failing_together(fabric):
+        model = fabric.to_device(trained.model)
+        category_ids = index.category_ids.tolist()
+        loader = val_loader(config, index, fabric)
+        with image_progress(len(index), console, fabric.is_global_zero) as on_images:
+            results = collect_results(model, loader, category_ids, fabric, on_images)
     if not fabric.is_global_zero:
         return []
     if out is not None:
         write_whole(Path(out), orjson.dumps(results))
     predicts_masks = any("segmentation" in result for result in results)
-    return [evaluate_coco(index.path, results, kind) for kind in kinds or kinds_for(index, predicts_masks)]
+    if not kinds:
+        kinds, note = kinds_for(index, predicts_masks)
+        if note:
+            say(note)
+    return [evaluate_coco(index.path, results, kind) for kind in kinds]
 
 
 def collect_results(

@@ -1,6 +1,7 @@
 """Checkpoints of a training run: written whole or not at all, and verified when they are read.
 
-A checkpoint is a folder, ``checkpoints/iter_00000500``, with three files; ``checkpoints/last`` links to the newest:
+A checkpoint is a folder, ``checkpoints/iter_00000500``, with three files; ``checkpoints/last`` links to the newest,
+``checkpoints/best`` to the one with the best evaluation:
 
 * ``model.safetensors``: the weights; the metadata tells class names, category ids, recipe, epoch and iteration.
 * ``state.pt``: what else training needs to go on (optimizer, position in the data); loads with ``weights_only=True``.
@@ -32,6 +33,7 @@ WEIGHTS = "model.safetensors"
 STATE = "state.pt"
 MANIFEST = "checkpoint.json"
 UNFINISHED = ".unfinished-"
+DAMAGED = "damaged-"
 
 
 @dataclass(frozen=True)
@@ -76,25 +78,36 @@ class ModelInfo:
                 raise InputError(
                     f"{path}: format {version}, written by a later version; this one reads {FORMAT_VERSION}"
                 )
+            names, ids = json.loads(metadata["class_names"]), json.loads(metadata["category_ids"])
+            if not _list_of(names, str) or not _list_of(ids, int) or len(names) != len(ids):
+                raise InputError(
+                    f"{path}: the metadata of the weights cannot be used: "
+                    "expected class_names and category_ids, two lists of the same length"
+                )
             return cls(
-                class_names=tuple(json.loads(metadata["class_names"])),
-                category_ids=tuple(json.loads(metadata["category_ids"])),
+                class_names=tuple(names),
+                category_ids=tuple(ids),
                 recipe=metadata["recipe"],
                 epoch=int(metadata["epoch"]),
                 iteration=int(metadata["iteration"]),
             )
-        except (KeyError, ValueError) as error:
+        except (KeyError, ValueError, RecursionError) as error:
             raise InputError(f"{path}: the metadata of the weights cannot be read ({error!r})") from None
+
+
+def checkpoint_path(folder: Path, iteration: int) -> Path:
+    """Where the checkpoint of an iteration is, if there is one."""
+    return folder / f"iter_{iteration:08d}"
 
 
 def checkpoint_folders(folder: Path) -> list[Path]:
     """The checkpoints in a folder, oldest first, whether intact or not."""
     found = [path for path in folder.glob("iter_*") if path.is_dir() and path.name[5:].isdigit()]
-    return sorted(found, key=lambda path: int(path.name[5:]))
+    return sorted(found, key=_iteration_of)
 
 
 def save_checkpoint(folder: Path, model: nn.Module, state: Mapping[str, Any], info: ModelInfo) -> Path:
-    """Writes a checkpoint; a damaged one of the same iteration is replaced.
+    """Writes a checkpoint, unless that of the iteration is there; if it is damaged, it is replaced.
 
     Args:
         folder: The folder of checkpoints; it exists.
@@ -108,7 +121,11 @@ def save_checkpoint(folder: Path, model: nn.Module, state: Mapping[str, Any], in
     Raises:
         OSError: If it cannot be written, such as when the disk is full; nothing is left behind then.
     """
-    final = folder / f"iter_{info.iteration:08d}"
+    final = checkpoint_path(folder, info.iteration)
+    if final.exists() and problem_of(final) is None:
+        # Replacing it would leave a moment in which neither is there; a run gives the same bits again anyway.
+        point(folder, "last", final)
+        return final
     unfinished = folder / f"{UNFINISHED}{final.name}-{os.getpid()}"
     shutil.rmtree(unfinished, ignore_errors=True)
     unfinished.mkdir()
@@ -148,7 +165,7 @@ def problem_of(checkpoint: Path) -> str | None:
                 return f"{name} is not what was written"
     except OSError as error:
         return f"{Path(error.filename or checkpoint).name}: {error.strerror or error}"
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         return f"{MANIFEST} cannot be read"
     return None
 
@@ -182,15 +199,19 @@ def load_state(checkpoint: Path, model: nn.Module) -> dict[str, Any]:
         What ``save_checkpoint`` was given as ``state``.
 
     Raises:
-        InputError: If the weights are not this model's.
+        InputError: If the weights are not this model's, or a file is not of the kind that it should be.
     """
-    weights: dict[str, Tensor] = load_file(checkpoint / WEIGHTS)
+    try:
+        weights: dict[str, Tensor] = load_file(checkpoint / WEIGHTS)
+        state: dict[str, Any] = torch.load(checkpoint / STATE, map_location="cpu", weights_only=True)
+    except Exception as error:  # a crafted file can raise anything
+        reason = str(error).strip().partition("\n")[0]
+        raise InputError(f"{checkpoint}: cannot be read: {reason or type(error).__name__}") from error
     try:
         model.load_state_dict(weights, strict=True)
     except RuntimeError as error:
         details = "; ".join(line.strip() for line in str(error).splitlines()[1:3])
         raise InputError(f"{checkpoint}: its weights do not fit the recipe's model: {details}") from None
-    state: dict[str, Any] = torch.load(checkpoint / STATE, map_location="cpu", weights_only=True)
     return state
 
 
@@ -204,11 +225,39 @@ def point(folder: Path, name: str, checkpoint: Path) -> None:
         link.unlink(missing_ok=True)
 
 
-def prune(folder: Path, keep: int, best: int | None) -> None:
-    """Removes all checkpoints but the newest ``keep`` and the one of iteration ``best``."""
-    for checkpoint in checkpoint_folders(folder)[:-keep]:
-        if int(checkpoint.name[5:]) != best:
+def prune(folder: Path, keep: int, best: int | None, iteration: int) -> None:
+    """Removes all checkpoints up to an iteration but the newest ``keep`` and the one of iteration ``best``.
+
+    Args:
+        folder: The folder of checkpoints.
+        keep: At least 1.
+        best: Of the checkpoint with the best evaluation, if there is one.
+        iteration: Of the run that prunes; what is later is not its own, and does not count.
+    """
+    for checkpoint in [path for path in checkpoint_folders(folder) if _iteration_of(path) <= iteration][:-keep]:
+        if _iteration_of(checkpoint) != best:
             _remove(checkpoint)
+
+
+def set_damaged_aside(folder: Path) -> list[str]:
+    """Gives damaged checkpoints a name of their own, so that they never count as one to keep or to go on from.
+
+    Args:
+        folder: The folder of checkpoints; one of them is intact.
+
+    Returns:
+        A line for each.
+    """
+    notes = []
+    for checkpoint in checkpoint_folders(folder):
+        problem = problem_of(checkpoint)
+        if problem is not None:
+            aside = folder / f"{DAMAGED}{checkpoint.name}"
+            if aside.exists():
+                shutil.rmtree(aside)
+            checkpoint.rename(aside)
+            notes.append(f"{checkpoint}: damaged ({problem}), so it is now {aside.name}")
+    return notes
 
 
 def remove_unfinished(folder: Path) -> None:
@@ -218,6 +267,14 @@ def remove_unfinished(folder: Path) -> None:
             path.unlink()
         else:
             shutil.rmtree(path, ignore_errors=True)
+
+
+def _iteration_of(checkpoint: Path) -> int:
+    return int(checkpoint.name.removeprefix("iter_"))
+
+
+def _list_of(values: Any, kind: type) -> bool:
+    return isinstance(values, list) and bool(values) and all(type(value) is kind for value in values)
 
 
 def _own_memory(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

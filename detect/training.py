@@ -11,7 +11,7 @@ import math
 import signal
 import time
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,7 +29,17 @@ from detect.metrics import class_table, evaluate_coco, score_table
 from detect.models.checkpoints import load_weights
 from detect.models.detectors import total_loss
 from detect.optim import WarmupSteps, sgd
-from detect.state import ModelInfo, checkpoint_folders, load_state, newest_intact, prune, save_checkpoint
+from detect.state import (
+    ModelInfo,
+    checkpoint_path,
+    load_state,
+    newest_intact,
+    point,
+    prune,
+    save_checkpoint,
+    set_damaged_aside,
+)
+from detect.together import failing_together
 from detect.workdir import prepare_work_dir, write_setup
 from dpipe.errors import InputError
 
@@ -39,8 +49,6 @@ if TYPE_CHECKING:
     from dpipe.coco import CocoIndex
     from dpipe.loader import Batch
     from dpipe.target import Target
-
-GO_ON, STOP, FAILED = 0, 1, 2
 
 
 def train(
@@ -81,7 +89,11 @@ def train(
     validation_data = val_index(config, training_data.class_names)
     fabric.launch()
     console = console or Console(highlight=False, markup=False, soft_wrap=True)
-    with deterministic(fabric.device), signals() as received:
+    with (
+        deterministic(fabric.device),
+        signals() as received,
+        failing_together(fabric, TrainingInterruptedError),
+    ):
         run = Run(config, work_dir, training_data, validation_data, fabric, received, resume, console)
         with run.log.running():
             return run.train()
@@ -124,15 +136,16 @@ class Run:
         self.epoch = self.iteration = 0
         self.mid_epoch = False
         self.best: tuple[int, float] | None = None
+        self.told_of_masks = False
         notes: list[str] = []
 
         if training_data.left_out_note:
             notes.append(f"{training_data.path}: {training_data.left_out_note}")
         checkpoint = self._checkpoint_to_resume(notes) if resume else None
-        if fabric.is_global_zero:
-            notes += write_setup(config, work_dir)
         torch.manual_seed(config.train.seed)
-        self.model = build_model(config, len(self.class_names))
+        self.model = build_model(config, len(self.class_names), pretrained=checkpoint is None)
+        if not any(parameter.requires_grad for parameter in self.model.parameters()):
+            raise InputError(f"{config.recipe.where(('model',))}: model: has no weights to train")
         state = None if checkpoint is None else load_state(checkpoint, self.model)
         if state is None and config.train.load_from is not None:
             notes.append(load_weights(self.model, config.train.load_from).table())
@@ -140,8 +153,13 @@ class Run:
         self.step_module, self.optimizer = fabric.setup(LossStep(self.model), optimizer)
         self.schedule = WarmupSteps(**config.schedule.model_dump())
         self.loader = train_loader(config, training_data, fabric)
-        if state is not None:
-            self._load(state)
+        if checkpoint is not None and state is not None:
+            self._load(state, checkpoint)
+        # Only now nothing can be wrong with what was given, so that a mistake leaves the work directory as it was.
+        if fabric.is_global_zero:
+            notes += write_setup(config, work_dir)
+        if checkpoint is not None:
+            notes += self._tidy(checkpoint)
             notes.append(f"resumed from {checkpoint}: epoch {self.epoch}, iteration {self.iteration}")
 
         total = config.train.epochs * len(self.loader)
@@ -161,7 +179,7 @@ class Run:
             if self.epoch == epochs or self.epoch % checkpoint_every == 0:
                 self.save()
             self.evaluate_if_due()
-        last = checkpoint_folders(self.checkpoints)[-1]
+        last = checkpoint_path(self.checkpoints, self.iteration)
         self.log.say(f"finished: {last}")
         return last
 
@@ -172,7 +190,7 @@ class Run:
         window: defaultdict[str, list[Tensor]] = defaultdict(list)
         waited = 0.0
         began = began_waiting = time.perf_counter()
-        for batch in self.batches():
+        for batch in self.loader:
             waited += time.perf_counter() - began_waiting
             self.mid_epoch = True
             losses = self.step(batch)
@@ -197,23 +215,6 @@ class Run:
                 self.save()
             began_waiting = time.perf_counter()
 
-    def batches(self) -> Iterator[Batch]:
-        """The rest of the epoch's batches. A process that cannot go on tells the others before it fails.
-
-        They agree before the model runs, as its forward pass is one that processes can wait in for each other.
-        """
-        stream = iter(self.loader)
-        while True:
-            try:
-                batch = next(stream, None)
-            except InputError:
-                self.agree(FAILED)
-                raise
-            if batch is None:
-                return
-            self.agree(GO_ON)
-            yield batch
-
     def step(self, batch: Batch) -> dict[str, Tensor]:
         """One iteration.
 
@@ -230,10 +231,9 @@ class Run:
             group["lr"] = self.config.optimizer.lr * factor
         losses = self.step_module(batch.images, Sealed(batch.targets))
         loss = total_loss(losses)
-        finite = math.isfinite(loss.item())
-        self.stopping = self.agree(FAILED if not finite else STOP if self.received else GO_ON) == STOP
-        if not finite:
+        if not math.isfinite(loss.item()):
             raise InputError(self._not_finite(losses, batch))
+        self.stopping = self.agree_to_stop()
         self.fabric.backward(loss)
         if settings.clip_norm is not None:
             self.fabric.clip_gradients(
@@ -244,19 +244,13 @@ class Run:
         self.iteration += 1
         return {"loss": loss, **losses}
 
-    def agree(self, own: int) -> int:
-        """Tells all processes of the worst that happened to one of them, so that none waits for another in vain.
-
-        Raises:
-            SystemExit: If another process failed; that one tells why.
-        """
+    def agree_to_stop(self) -> bool:
+        """Whether any process was asked to stop, so that all do after the same iteration."""
         if self.fabric.world_size == 1:
-            return own
-        worst = torch.tensor(own, device=self.fabric.device)
-        torch.distributed.all_reduce(worst, op=torch.distributed.ReduceOp.MAX)
-        if own != FAILED and worst == FAILED:
-            raise SystemExit(2)
-        return int(worst)
+            return bool(self.received)
+        received = torch.tensor(len(self.received), device=self.fabric.device)
+        torch.distributed.all_reduce(received, op=torch.distributed.ReduceOp.MAX)
+        return bool(received)
 
     def means(self, window: dict[str, list[Tensor]]) -> dict[str, float]:
         """The mean of each loss over iterations and processes."""
@@ -283,30 +277,27 @@ class Run:
         Raises:
             OSError: If it cannot be written, such as when the disk is full.
         """
-        outcome: OSError | None = None
-        if self.fabric.is_global_zero:
-            state = {
-                "epoch": self.epoch,
-                "iteration": self.iteration,
-                "mid_epoch": self.mid_epoch,
-                "best": self.best,
-                "optimizer": self.optimizer.state_dict(),
-                "precision": self.fabric.strategy.precision.state_dict(),
-                "loader": self.loader.state_dict(),
-            }
-            recipe = self.config.to_yaml()
-            info = ModelInfo(self.class_names, tuple(self.category_ids), recipe, self.epoch, self.iteration)
-            try:
-                save_checkpoint(self.checkpoints, self.model, state, info)
-                prune(self.checkpoints, self.config.train.keep, self.best and self.best[0])
-            except OSError as error:
-                outcome = error
-        self.agree(FAILED if outcome else GO_ON)
-        if outcome:
-            raise outcome
+        if not self.fabric.is_global_zero:
+            return
+        state = {
+            "epoch": self.epoch,
+            "iteration": self.iteration,
+            "mid_epoch": self.mid_epoch,
+            "best": self.best,
+            "optimizer": self.optimizer.state_dict(),
+            "precision": self.fabric.strategy.precision.state_dict(),
+            "loader": self.loader.state_dict(),
+        }
+        recipe = self.config.to_yaml()
+        info = ModelInfo(self.class_names, tuple(self.category_ids), recipe, self.epoch, self.iteration)
+        save_checkpoint(self.checkpoints, self.model, state, info)
+        best = self.best and self.best[0]
+        if best is not None:
+            point(self.checkpoints, "best", checkpoint_path(self.checkpoints, best))
+        prune(self.checkpoints, self.config.train.keep, best, self.iteration)
 
     def evaluate_if_due(self) -> None:
-        """Evaluates at the end of those epochs that the recipe says, unless the log has it."""
+        """Evaluates at the end of those epochs that the recipe says, unless the log has it; saves what is best."""
         every, epochs = self.config.train.eval_every, self.config.train.epochs
         if not every or not self.epoch or (self.epoch % every and self.epoch != epochs):
             return
@@ -315,6 +306,7 @@ class Run:
         ap = self.evaluate() if known is None else known
         if self.best is None or ap > self.best[1]:
             self.best = (self.iteration, ap)
+            self.save()
 
     def evaluate(self) -> float:
         """Evaluates on the validation set, and logs it.
@@ -340,7 +332,10 @@ class Run:
         ap = 0.0
         if self.fabric.is_global_zero:
             predicts_masks = any("segmentation" in result for result in results)
-            kinds = kinds_for(self.validation_data, predicts_masks)
+            kinds, note = kinds_for(self.validation_data, predicts_masks)
+            if note and not self.told_of_masks:
+                self.log.say(note)
+                self.told_of_masks = True
             all_scores = [evaluate_coco(self.validation_data.path, results, kind) for kind in kinds]
             self.log.evaluation(self.epoch, self.iteration, all_scores)
             self.log.say(
@@ -357,18 +352,31 @@ class Run:
         checkpoint, damaged = newest_intact(self.checkpoints) if self.fabric.is_global_zero else (None, [])
         if damaged and checkpoint is None:
             raise InputError(f"{damaged[0]}, and there is no other to go on from")
-        notes += damaged
         if self.fabric.is_global_zero and checkpoint is None:
             notes.append(f"{self.checkpoints}: no checkpoint yet, so training begins")
         found: Path | None = self.fabric.broadcast(checkpoint)
         return found
 
-    def _load(self, state: dict[str, Any]) -> None:
-        self.epoch, self.iteration, self.mid_epoch = state["epoch"], state["iteration"], state["mid_epoch"]
-        self.best = state["best"] and tuple(state["best"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.fabric.strategy.precision.load_state_dict(state["precision"])
-        self.loader.load_state_dict(state["loader"])
+    def _load(self, state: dict[str, Any], checkpoint: Path) -> None:
+        try:
+            self.epoch, self.iteration, self.mid_epoch = state["epoch"], state["iteration"], state["mid_epoch"]
+            self.best = state["best"] and tuple(state["best"])
+            self.optimizer.load_state_dict(state["optimizer"])
+            self.fabric.strategy.precision.load_state_dict(state["precision"])
+            self.loader.load_state_dict(state["loader"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise InputError(f"{checkpoint}: its state does not fit the recipe's run ({error!r})") from error
+
+    def _tidy(self, checkpoint: Path) -> list[str]:
+        """Sees to the other checkpoints when a run goes on from one; returns what there is to tell."""
+        if not self.fabric.is_global_zero:
+            return []
+        notes = set_damaged_aside(self.checkpoints)
+        point(self.checkpoints, "last", checkpoint)
+        if self.best and not checkpoint_path(self.checkpoints, self.best[0]).is_dir():
+            notes.append(f"the best checkpoint, of iteration {self.best[0]}, is not there; the next evaluation is best")
+            self.best = None
+        return notes
 
     def _not_finite(self, losses: dict[str, Tensor], batch: Batch) -> str:
         bad = [f"{name} is {value.item()}" for name, value in losses.items() if not math.isfinite(value.item())]

@@ -30,14 +30,18 @@ def write_setup(config: Config, work_dir: Path) -> list[str]:
     """Writes the resolved recipe and the environment of a run, and removes what a killed one had not finished.
 
     Returns:
-        A line for each key in which the recipe differs from the one that was there.
+        A line for each key in which the recipe differs from the one that was there, or one if that cannot be read.
     """
     path = work_dir / "config.yaml"
     notes = []
     if path.is_file():
-        before, now = _flatten(load_config(path).model_dump()), _flatten(config.model_dump())
-        changed = [key for key in before.keys() | now.keys() if before.get(key) != now.get(key)]
-        notes = [f"recipe: {key} was {before.get(key)}, now {now.get(key)}" for key in sorted(changed)]
+        try:
+            before, now = _flatten(load_config(path).model_dump()), _flatten(config.model_dump())
+        except InputError as error:
+            notes = [f"the run's recipe so far is replaced, as it cannot be read: {str(error).splitlines()[0]}"]
+        else:
+            changed = [key for key in before.keys() | now.keys() if before.get(key) != now.get(key)]
+            notes = [f"recipe: {key} was {before.get(key)}, now {now.get(key)}" for key in sorted(changed)]
     write_whole(path, config.to_yaml())
     write_whole(work_dir / "environment.json", json.dumps(environment(), indent=2) + "\n")
     remove_unfinished(work_dir / "checkpoints")

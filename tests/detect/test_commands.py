@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -132,6 +133,24 @@ def test_a_checkpoint_is_found_by_any_of_its_names(checkpoint, form):
     names = {"folder": checkpoint, "file": checkpoint / WEIGHTS, "work directory": folder.parent}
     path = names.get(form, folder if form == "checkpoints" else folder / "last")
     assert find_weights(path).resolve() == (checkpoint / WEIGHTS).resolve()
+
+
+def test_a_damaged_newest_checkpoint_and_what_is_taken_are_told(shapes, checkpoint, detect, tmp_path):
+    newer = checkpoint.with_name("iter_00000009")
+    shutil.copytree(checkpoint, newer)
+    (newer / WEIGHTS).write_bytes(b"")
+    lines = [
+        f"{newer}: damaged ({WEIGHTS} is not what was written)",
+        f"{checkpoint}: is taken, the newest that is intact",
+    ]
+    work_dir = checkpoint.parent.parent
+    for words in (("test",), ("predict",)):
+        picture = [shapes.images[0], "-o", tmp_path / "out"] if words == ("predict",) else []
+        result = detect(*words, shapes.recipe, work_dir, *picture)
+        assert result.exit_code == 0, result.output
+        assert result.stdout.splitlines()[:2] == lines
+    (checkpoint / WEIGHTS).unlink()
+    assert_one_line(detect("test", shapes.recipe, work_dir), f"{newer}: damaged", "no other to take")
 
 
 def test_a_pth_checkpoint_tells_its_classes(shapes, checkpoint, detect, tmp_path):
@@ -313,6 +332,12 @@ class TestMistakes:
         assert_one_line(detect("test", shapes.recipe, checkpoint, "--eval", "segm"), "have no segmentation")
         assert detect("test", shapes.recipe, checkpoint).exit_code == 0
 
+    def test_segm_of_which_some_lack_masks(self, shapes, checkpoint, detect):
+        shapes.edit("val.json", lambda truth: truth["annotations"][0].pop("segmentation"))
+        result = detect("test", shapes.recipe, checkpoint)
+        assert result.exit_code == 0
+        assert "val.json: segm is not evaluated, as 1 of " in result.stdout
+
     @pytest.mark.parametrize("kind", ["missing", "folder", "text", "cut"])
     def test_an_image_to_predict_on(self, shapes, checkpoint, detect, tmp_path, kind):
         path = tmp_path / "image.png"
@@ -367,10 +392,54 @@ class TestTwoProcesses:
         assert done.returncode == 0, done.stderr
         assert json.loads(one.read_text()) == json.loads(two.read_text())
 
+    def assert_one_failed(self, done: subprocess.CompletedProcess[str], *parts: str) -> None:
+        assert done.returncode == 2, done.stderr
+        assert done.stderr.count("error: ") == 1, done.stderr
+        assert "Traceback" not in done.stderr
+        for part in parts:
+            assert part in done.stderr
+
     def test_neither_waits_for_the_other_when_an_image_is_damaged(self, shapes, tmp_path):
         path = shapes.images[1]  # that only one of the two will come across
         path.write_bytes(path.read_bytes()[:200])
         done = self.run("train", shapes.recipe, "data.batch_size=1", "--work-dir", tmp_path / "run")
-        assert done.returncode == 2
-        assert "truncated PNG" in done.stderr
-        assert "Traceback" not in done.stderr
+        self.assert_one_failed(done, "truncated PNG")
+
+    @pytest.mark.parametrize("rank", [0, 1])
+    def test_nor_when_it_is_one_to_validate_on(self, shapes, checkpoint, tmp_path, rank):
+        path = shapes.images[4 + rank]
+        path.write_bytes(path.read_bytes()[:200])
+        words = (shapes.recipe, "data.batch_size=1", "train.eval_every=1")
+        self.assert_one_failed(self.run("train", *words, "--work-dir", tmp_path / "run"), str(path))
+        if rank:
+            self.assert_one_failed(self.run("test", shapes.recipe, checkpoint, "data.batch_size=1"), str(path))
+
+    def test_a_mistake_that_both_come_across_is_told_once(self, shapes, tmp_path):
+        words = ("model.neck.out_channels=0", "--work-dir", tmp_path / "run")
+        self.assert_one_failed(self.run("train", shapes.recipe, *words), "model.")
+
+    @pytest.mark.parametrize("rank", [0, 1])
+    def test_nor_when_something_unforeseen_happens_to_one(self, shapes, tmp_path, rank):
+        (tmp_path / "spoilt.py").write_text(
+            "import os, time\n"
+            "from detect.cli import main\n"
+            "from detect.training import Run\n"
+            "def step(self, batch):\n"
+            "    if self.fabric.global_rank == int(os.environ['SPOILT']):\n"
+            "        raise RuntimeError('out of memory')\n"
+            "    time.sleep(1000)  # as a collective operation on a GPU would\n"
+            "Run.step = step\n"
+            "main()\n"
+        )
+        words = ["train", shapes.recipe, "--devices", "2", "--accelerator", "cpu", "--work-dir", tmp_path / "run"]
+        done = subprocess.run(
+            [sys.executable, str(tmp_path / "spoilt.py"), *map(str, words)],
+            env={**os.environ, "OMP_NUM_THREADS": "1", "SPOILT": str(rank)},
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+        assert done.returncode == 1
+        assert done.stderr.count("Traceback (most recent call last)") == 1
+        assert "RuntimeError: out of memory" in done.stderr

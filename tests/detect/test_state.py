@@ -11,7 +11,16 @@ from safetensors import safe_open
 from torch import nn
 
 from detect import state
-from detect.state import ModelInfo, load_state, newest_intact, problem_of, prune, remove_unfinished, save_checkpoint
+from detect.state import (
+    ModelInfo,
+    load_state,
+    newest_intact,
+    problem_of,
+    prune,
+    remove_unfinished,
+    save_checkpoint,
+    set_damaged_aside,
+)
 from dpipe.errors import InputError
 
 
@@ -121,8 +130,41 @@ def test_what_a_killed_run_left_is_no_checkpoint_and_is_removed(tmp_path):
 def test_pruning_keeps_the_newest_and_the_best(tmp_path):
     for iteration in (5, 100, 20, 30, 9):
         save(tmp_path, iteration)
-    prune(tmp_path, keep=2, best=9)
+    prune(tmp_path, keep=2, best=9, iteration=100)
     assert sorted(path.name for path in tmp_path.glob("iter_*")) == ["iter_00000009", "iter_00000030", "iter_00000100"]
+
+
+def test_pruning_counts_only_what_the_run_has_come_to(tmp_path):
+    for iteration in (10, 15, 20, 30):
+        save(tmp_path, iteration)
+    prune(tmp_path, keep=1, best=None, iteration=15)
+    assert sorted(path.name for path in tmp_path.glob("iter_*")) == ["iter_00000015", "iter_00000020", "iter_00000030"]
+
+
+def test_damaged_checkpoints_are_set_aside(tmp_path):
+    intact = save(tmp_path, 2)
+    for iteration in (1, 3, 3):
+        path = save(tmp_path, iteration)
+        (path / state.STATE).write_bytes(b"")
+        assert set_damaged_aside(tmp_path) == [
+            f"{path}: damaged (state.pt is not what was written), so it is now damaged-{path.name}"
+        ]
+    assert sorted(path.name for path in tmp_path.iterdir() if path.is_dir()) == [
+        "damaged-iter_00000001",
+        "damaged-iter_00000003",
+        "iter_00000002",
+    ]
+    assert newest_intact(tmp_path) == (intact, [])
+
+
+def test_an_intact_checkpoint_is_not_saved_again(tmp_path, monkeypatch):
+    path = save(tmp_path, 3)
+    save(tmp_path, 4)
+    before = [(path / name).stat().st_ino for name in (state.WEIGHTS, state.STATE, state.MANIFEST)]
+    monkeypatch.setattr(state, "_remove", lambda folder: pytest.fail("there is a moment without the checkpoint"))
+    assert save(tmp_path, 3) == path
+    assert [(path / name).stat().st_ino for name in (state.WEIGHTS, state.STATE, state.MANIFEST)] == before
+    assert (tmp_path / "last").resolve() == path.resolve()
 
 
 def test_weights_of_another_model_are_told_in_one_line(tmp_path):
@@ -138,9 +180,32 @@ def test_metadata_of_a_later_format_is_refused(tmp_path):
         ModelInfo.from_metadata(metadata, tmp_path)
 
 
-@pytest.mark.parametrize("change", [{"class_names": "no JSON"}, {"epoch": "x"}])
+def test_an_unreadable_state_is_told_in_one_line(tmp_path):
+    path = save(tmp_path, 1)
+    for name in (state.STATE, state.WEIGHTS):
+        (path / name).write_bytes(b"nothing")
+        with pytest.raises(InputError, match="cannot be read: ") as caught:
+            load_state(path, make_model())
+        assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"class_names": "no JSON"},
+        {"class_names": "[" * 100000},
+        {"epoch": "x"},
+        {"class_names": "null"},
+        {"class_names": '"ab"'},
+        {"class_names": "[1, 2]"},
+        {"class_names": "[]", "category_ids": "[]"},
+        {"category_ids": "null"},
+        {"category_ids": "[1]"},
+        {"category_ids": "[true, 2]"},
+    ],
+)
 def test_metadata_that_does_not_parse_is_refused(tmp_path, change):
-    with pytest.raises(InputError, match="cannot be read"):
+    with pytest.raises(InputError, match="metadata of the weights cannot be"):
         ModelInfo.from_metadata({**info(1).to_metadata(), **change}, tmp_path)
 
 

@@ -19,12 +19,13 @@ from safetensors.torch import load
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from typer.testing import CliRunner
 
+from detect import state as state_module
 from detect import training
 from detect.cli import app
-from detect.config import load_config
+from detect.config import build_model, load_config
 from detect.control import iteration_seed
 from detect.logs import read_log
-from detect.state import STATE, WEIGHTS, checkpoint_folders
+from detect.state import MANIFEST, STATE, WEIGHTS, checkpoint_folders, newest_intact
 from detect.training import Run, train
 from dpipe.errors import InputError
 
@@ -249,6 +250,126 @@ def test_the_best_checkpoint_stays(shapes, tmp_path, monkeypatch):
         "iter_00000004",
         "iter_00000008",
     ]
+    assert (tmp_path / "checkpoints" / "best").resolve().name == "iter_00000004"
+
+
+def test_the_best_evaluation_is_saved_where_no_checkpoint_is_due(shapes, tmp_path, monkeypatch, capsys):
+    aps = iter([0.9, 0.5, 0.1, 0.2, 0.3, 0.95])
+    monkeypatch.setattr(Run, "evaluate", lambda self: next(aps))
+    overrides = ("train.eval_every=1", "train.checkpoint_every=2", "train.keep=1")
+    train(shapes.config("train.epochs=4", *overrides), tmp_path)
+    folder = tmp_path / "checkpoints"
+    assert [path.name for path in checkpoint_folders(folder)] == ["iter_00000002", "iter_00000008"]
+    assert (folder / "best").resolve().name == "iter_00000002"
+    for checkpoint in checkpoint_folders(folder):
+        assert tuple(torch.load(checkpoint / STATE, weights_only=True)["best"]) == (2, 0.9)
+
+    # What was best stays so in a run that goes on, until there is better.
+    aps = iter([0.2, 0.3])  # the fourth epoch again, as the log does not have it
+    train(shapes.config("train.epochs=5", *overrides), tmp_path, resume=True)
+    assert [path.name for path in checkpoint_folders(folder)] == ["iter_00000002", "iter_00000010"]
+    aps = iter([0.3, 0.95])
+    train(shapes.config("train.epochs=6", *overrides), tmp_path, resume=True)
+    assert [path.name for path in checkpoint_folders(folder)] == ["iter_00000012"]
+    assert (folder / "best").resolve().name == "iter_00000012"
+
+    # A best one that is gone is told.
+    shutil.copytree(folder / "iter_00000012", folder / "iter_00000010")
+    shutil.rmtree(folder / "iter_00000012")
+    aps = iter([0.4])
+    capsys.readouterr()
+    train(shapes.config("train.epochs=6", *overrides), tmp_path, resume=True)
+    assert "the best checkpoint, of iteration 2, is not there; the next evaluation is best" in capsys.readouterr().out
+    assert (folder / "best").resolve().name == "iter_00000012"
+
+
+def test_damaged_newer_checkpoints_do_not_cost_the_only_intact_one(shapes, tmp_path, monkeypatch, capsys):
+    overrides = ("train.eval_every=0", "train.keep=1")
+    folder = tmp_path / "checkpoints"
+    train(shapes.config("train.epochs=1", *overrides), tmp_path)
+    intact, newer = folder / "iter_00000002", folder / "iter_00000009"
+    shutil.copytree(intact, newer)
+    (newer / STATE).unlink()
+    train(shapes.config("train.epochs=2", *overrides), tmp_path, resume=True)
+    assert f"{newer}: damaged (state.pt: No such file or directory), so it is now damaged-iter_00000009" in (
+        capsys.readouterr().out.splitlines()
+    )
+    assert newest_intact(folder) == (folder / "iter_00000004", [])
+    assert sorted(path.name for path in folder.iterdir()) == ["damaged-iter_00000009", "iter_00000004", "last"]
+    assert (folder / "last").resolve().name == "iter_00000004"
+
+
+def test_a_resumed_run_needs_no_pretrained_weights_and_a_failed_one_changes_nothing(shapes, tmp_path):
+    reference = build_model(shapes.config(), 2)
+    pretrained = tmp_path / "backbone.pth"
+    torch.save(reference.backbone.state_dict(), pretrained)
+    overrides = ("train.eval_every=0", f"model.backbone.pretrained={pretrained}")
+    work_dir = tmp_path / "run"
+    train(shapes.config("train.epochs=1", *overrides), work_dir)
+    pretrained.unlink()
+    with pytest.raises(InputError, match="no such checkpoint"):
+        train(shapes.config("train.epochs=3", *overrides), tmp_path / "other")
+    assert not (tmp_path / "other" / "config.yaml").exists()
+    before = (work_dir / "config.yaml").read_bytes()
+    with pytest.raises(InputError, match="do not fit"):
+        train(shapes.config("train.epochs=3", "model.rpn_head.feat_channels=24"), work_dir, resume=True)
+    with pytest.raises(InputError, match="saved with seed 0, here it is 1"):
+        train(shapes.config("train.epochs=3", "train.seed=1", *overrides), work_dir, resume=True)
+    assert (work_dir / "config.yaml").read_bytes() == before
+    train(shapes.config("train.epochs=2", *overrides), work_dir, resume=True)
+    assert checkpoint_folders(work_dir / "checkpoints")[-1].name == "iter_00000004"
+
+
+def test_a_state_that_lacks_something_is_told_in_one_line(shapes, tmp_path):
+    train(shapes.config("train.epochs=1", "train.eval_every=0"), tmp_path)
+    checkpoint = tmp_path / "checkpoints" / "iter_00000002"
+    torch.save({"epoch": 1}, checkpoint / STATE)
+    manifest = json.loads((checkpoint / MANIFEST).read_text())
+    manifest["files"][STATE] = state_module._fingerprint(checkpoint / STATE)
+    (checkpoint / MANIFEST).write_text(json.dumps(manifest))
+    with pytest.raises(InputError, match=r"iter_00000002: its state does not fit the recipe's run \(KeyError"):
+        train(shapes.config("train.epochs=2"), tmp_path, resume=True)
+
+
+def test_a_resumed_run_adds_to_what_tensorboard_has(shapes, tmp_path):
+    for epochs in (1, 2):
+        train(shapes.config(f"train.epochs={epochs}", "train.eval_every=1"), tmp_path, resume=True)
+    board = EventAccumulator(str(tmp_path / "tensorboard"))
+    board.Reload()
+    assert [event.step for event in board.Scalars("train/loss")] == [1, 2, 3, 4]
+    assert [event.step for event in board.Scalars("val/bbox_AP")] == [2, 4]
+
+
+def test_what_is_damaged_beside_the_checkpoints_is_told_and_left(shapes, tmp_path, capsys):
+    train(shapes.config("train.epochs=1", "train.eval_every=0"), tmp_path)
+    (tmp_path / "config.yaml").write_text("model: [")
+    log = tmp_path / "train.jsonl"
+    log.write_bytes(b"\0\0\n" + log.read_bytes())
+    capsys.readouterr()
+    train(shapes.config("train.epochs=2", "train.eval_every=0"), tmp_path, resume=True)
+    printed = capsys.readouterr().out
+    assert f"the run's recipe so far is replaced, as it cannot be read: {tmp_path / 'config.yaml'}" in printed
+    assert f"{log}: damaged lines left out: 1" in printed
+    assert load_config(tmp_path / "config.yaml").train.epochs == 2
+    assert [record["iteration"] for record in read_log(log)] == [1, 2, 3, 4]
+
+
+def test_masks_that_are_not_evaluated_are_told_once(shapes, tmp_path, capsys):
+    shapes.edit("val.json", lambda truth: truth["annotations"][0].pop("segmentation"))
+    objects = len(json.loads((shapes.root / "val.json").read_text())["annotations"])
+    train(shapes.config("train.epochs=2", "train.eval_every=1", "model.roi_head.score_thr=0"), tmp_path)
+    line = f"{shapes.root / 'val.json'}: segm is not evaluated, as 1 of {objects} objects have no mask"
+    assert capsys.readouterr().out.splitlines().count(line) == 1
+
+
+def test_more_repeats_than_an_epoch_has_room_for(shapes, tmp_path):
+    with pytest.raises(InputError, match=r"data\.train\.repeat: 2000000000 times 4 images are too many"):
+        train(shapes.config("data.train.repeat=2000000000"), tmp_path)
+
+
+def test_a_model_without_weights(shapes, tmp_path):
+    with pytest.raises(InputError, match=r"model: has no weights to train$"):
+        train(shapes.config("model={_delete_: true, type: torch.nn.Identity}"), tmp_path)
 
 
 def test_a_run_does_not_go_on_with_other_images(shapes, tmp_path):
