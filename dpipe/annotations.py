@@ -104,7 +104,15 @@ def _member_accepts(member: Any, cls: type) -> bool:
     target = typing.get_origin(member) or member
     if not isinstance(target, type) or target in SEQUENCES | MAPPINGS:
         return False
-    return bool(getattr(target, "_is_protocol", False)) or issubclass(cls, target)
+    if getattr(target, "_is_protocol", False):
+        return all(callable(getattr(cls, name, None)) for name in _methods(target))
+    return issubclass(cls, target)
+
+
+def _methods(protocol: type) -> set[str]:
+    """The names of the methods that a protocol asks for; its data may be set by a constructor, and is not seen yet."""
+    own = [base for base in protocol.__mro__ if getattr(base, "_is_protocol", False)]
+    return {name for base in own for name, value in vars(base).items() if callable(value) and not name.startswith("_")}
 
 
 def element(annotation: Any, index: int) -> Any:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Protocol
 import pytest
 from pydantic import Field
 
+from dpipe.annotations import accepts_part
 from dpipe.errors import InputError
 from dpipe.problems import report
 from dpipe.registry import TRANSFORMS, Registry, import_module
@@ -351,3 +352,17 @@ def test_report_has_a_line_for_each_problem() -> None:
         "  x.yaml:2: a.0: Ruler needs 'length': an integer",
     ]
     assert report("recipe x", found[:1], lambda path: "x.yaml:3") == lines[1].strip()
+
+
+def test_a_protocol_takes_classes_with_its_methods() -> None:
+    class Chooser(Protocol):
+        limit: int
+
+        def choose(self, numbers: list[int]) -> int: ...
+
+    class First:
+        def choose(self, numbers: list[int]) -> int:
+            return numbers[0]
+
+    assert accepts_part(Chooser | None, First)
+    assert not accepts_part(Chooser | None, dict)
