@@ -227,10 +227,16 @@ def build_model(config: Config, num_classes: int, *, pretrained: bool = True) ->
             of the whole model follows.
 
     Raises:
-        InputError: If a part refuses its arguments; the message names the part's key path.
+        InputError: If a part refuses its arguments; the message names the part's key path. Or if heads that say
+            themselves how many classes they have do not fit the data.
     """
     node = config.model if pretrained else _without_pretrained(config.model)
-    model: nn.Module = MODELS.build(node, {"num_classes": num_classes}, ("model",), config.recipe.where)
+    context = {"num_classes": num_classes, "pad_divisor": _pad_divisor(config.data.train_transforms)}
+    model: nn.Module = MODELS.build(node, context, ("model",), config.recipe.where)
+    told = getattr(getattr(model, "roi_head", None), "num_classes", num_classes)
+    if told != num_classes:
+        where = config.recipe.where(("model", "roi_head"))
+        raise InputError(f"{where}: model.roi_head: has num_classes {told}, but the data has {num_classes} classes")
     return model
 
 
@@ -247,6 +253,14 @@ def build_augment(config: Config, train: bool) -> Augment:
         return Augment(config.data.train_transforms if train else config.data.test_transforms)
     except InputError as error:
         raise InputError(f"{config.recipe.where(('data', key))}: data.{key}: {error}") from error
+
+
+def _pad_divisor(transforms: list[dict[str, Any]]) -> int:
+    """What the height and width of each image alone are padded to a multiple of, 1 without ``Pad``."""
+    from dpipe.policy import Pad
+
+    is_padded = bool(transforms) and TRANSFORMS.get(transforms[-1]["type"]) is Pad
+    return TRANSFORMS.build(transforms[-1]).size_divisor if is_padded else 1
 
 
 def _without_pretrained(node: Any) -> Any:

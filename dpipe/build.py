@@ -4,7 +4,7 @@ A part is a mapping with ``type`` (a name in a registry, or a dotted path); its 
 constructor, parts themselves or plain values. Arguments that the surroundings know need not be written: a *context*
 supplies them by name wherever a constructor has such a parameter and the recipe is silent.
 
-- ``num_classes`` comes from the caller, who knows the data.
+- ``num_classes`` comes from the caller, who knows the data; so may others, of parameters that have defaults.
 - ``in_channels`` and ``strides`` (one number a level) come from the sibling built last that has both ``channels`` and
   ``strides``, such as a backbone or a neck; parts are built in the order of the constructor's parameters. A
   parameter annotated ``int`` gets the number that all levels share.

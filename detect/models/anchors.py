@@ -12,6 +12,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from dpipe.errors import InputError
+
 
 class AnchorGenerator:
     """Anchors of a pyramid, unrounded, the centre of cell (i, j) being (j * stride, i * stride).
@@ -20,9 +22,15 @@ class AnchorGenerator:
         strides: For each level, pixels of the image per position.
         scales: Sides of the square anchor in strides.
         ratios: Heights over widths; the area stays that of the square.
+
+    Raises:
+        InputError: If there is none of one of them, or one is not a positive number.
     """
 
     def __init__(self, strides: Sequence[int], scales: Sequence[float], ratios: Sequence[float]) -> None:
+        for name, values in (("strides", strides), ("scales", scales), ("ratios", ratios)):
+            if not values or not all(0 < value < math.inf for value in values):
+                raise InputError(f"anchors need {name} above 0, at least one, got {list(values)}")
         self.strides = tuple(strides)
         root_ratios = torch.tensor(list(ratios), dtype=torch.float32).sqrt()
         sides = torch.tensor(list(scales), dtype=torch.float32)

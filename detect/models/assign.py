@@ -7,13 +7,16 @@ Shapes and names:
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Annotated, Protocol
 
 import torch
+from pydantic import Field
 from torch import Tensor
 
+from detect.models.arguments import Count, Probability
 from detect.models.boxes import blocks, pairwise_iof, pairwise_iou
 from detect.registry import MODELS
+from dpipe.errors import InputError
 
 if TYPE_CHECKING:
     from dpipe.target import Target
@@ -50,16 +53,21 @@ class MaxIoUAssigner:
             ``pos_iou_thr``, and even when the prior fits another ground truth better.
         ignore_iof_thr: A prior that lies in an ignore region by more than this share of its own area is neither
             positive nor negative; off when not above 0.
+
+    Raises:
+        InputError: If a prior could be both positive and negative.
     """
 
     def __init__(
         self,
-        pos_iou_thr: float,
-        neg_iou_thr: float,
-        min_pos_iou: float = 0.0,
+        pos_iou_thr: Probability,
+        neg_iou_thr: Probability,
+        min_pos_iou: Probability = 0.0,
         match_low_quality: bool = True,
-        ignore_iof_thr: float = -1.0,
+        ignore_iof_thr: Annotated[float, Field(le=1)] = -1.0,
     ) -> None:
+        if neg_iou_thr > pos_iou_thr:
+            raise InputError(f"MaxIoUAssigner: neg_iou_thr {neg_iou_thr} is above pos_iou_thr {pos_iou_thr}")
         self.pos_iou_thr = pos_iou_thr
         self.neg_iou_thr = neg_iou_thr
         self.min_pos_iou = min_pos_iou
@@ -104,6 +112,14 @@ class MaxIoUAssigner:
         return last.long()
 
 
+class Assigner(Protocol):
+    """Decides which ground truth each prior answers for."""
+
+    def assign(self, priors: Tensor, gt_boxes: Tensor, ignore_boxes: Tensor) -> Assignment:
+        """Assigns priors (n, 4) of one image to ground truths (G, 4), given its ignore regions (k, 4)."""
+        ...
+
+
 class Sampler(Protocol):
     """Chooses the priors that a loss looks at."""
 
@@ -127,7 +143,7 @@ class RandomSampler:
         add_gt_as_proposals: RoI heads put the ground truths before the proposals.
     """
 
-    def __init__(self, num: int, pos_fraction: float, add_gt_as_proposals: bool = True) -> None:
+    def __init__(self, num: Count, pos_fraction: Probability, add_gt_as_proposals: bool = True) -> None:
         self.num = num
         self.pos_fraction = pos_fraction
         self.add_gt_as_proposals = add_gt_as_proposals
@@ -177,7 +193,7 @@ class Samples:
         return self.boxes[: self.num_positives]
 
 
-def sample_rois(assigner: MaxIoUAssigner, sampler: Sampler, proposals: Tensor, target: Target) -> Samples:
+def sample_rois(assigner: Assigner, sampler: Sampler, proposals: Tensor, target: Target) -> Samples:
     """Assigns and samples the proposals of one image.
 
     Args:

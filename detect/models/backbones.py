@@ -11,6 +11,7 @@ from typing import Literal
 from torch import Tensor, nn
 from torchvision.models.resnet import BasicBlock, Bottleneck
 
+from detect.models.arguments import Count
 from detect.models.checkpoints import load_weights
 from detect.models.layers import kaiming_init
 from detect.models.pretrained import resolve_pretrained
@@ -58,7 +59,7 @@ class ResNet(nn.Module):
     def __init__(
         self,
         depth: int = 50,
-        base_channels: int = 64,
+        base_channels: Count = 64,
         num_stages: int = 4,
         out_indices: Sequence[int] = (0, 1, 2, 3),
         style: Literal["pytorch", "caffe"] = "pytorch",

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 from torch import Tensor, nn
 
+from detect.models.arguments import check_classes, require
 from detect.models.detections import Detections
 from detect.models.interfaces import DenseHead, RoIHead
 from detect.models.roi_heads.auxiliary import AuxiliaryHead
@@ -27,6 +28,9 @@ class TwoStageDetector(nn.Module):
         rpn_head: Any dense head (``loss``, ``propose``, ``loss_and_propose``); it is built with one class.
         roi_head: Any RoI head (``sample``, ``loss``, ``predict``).
         auxiliary_head: Consistent supervision of the laterals of an AugFPN, in training.
+
+    Raises:
+        InputError: If parts do not fit each other.
     """
 
     part_context: ClassVar[dict[str, dict[str, Any]]] = {"rpn_head": {"num_classes": 1}}
@@ -44,11 +48,15 @@ class TwoStageDetector(nn.Module):
             raise InputError(
                 f"TwoStageDetector: auxiliary_head needs raw laterals, which {type(neck).__name__} does not hand out"
             )
+        require(rpn_head, ("loss", "propose", "loss_and_propose"), "TwoStageDetector: rpn_head")
+        require(roi_head, ("sample", "loss", "predict"), "TwoStageDetector: roi_head")
+        check_classes([roi_head] if auxiliary_head is None else [roi_head, auxiliary_head], "TwoStageDetector")
         self.backbone = backbone
         self.neck = neck
         self.rpn_head = rpn_head
         self.roi_head = roi_head
         self.auxiliary_head = auxiliary_head
+        self._check_levels()
 
     def forward(self, images: Tensor, targets: Sequence[Target]) -> dict[str, Tensor] | list[Detections]:
         """Losses in training, detections in evaluation.
@@ -68,6 +76,31 @@ class TwoStageDetector(nn.Module):
         features = self.neck(levels)
         proposals = cast(DenseHead, self.rpn_head).propose(features, targets)
         return cast(RoIHead, self.roi_head).predict(features, [boxes for boxes, _ in proposals], targets)
+
+    def _check_levels(self) -> None:
+        """Checks what the heads take the levels to be against what backbone and neck tell of them.
+
+        Raises:
+            InputError: If strides or channels differ.
+        """
+        strides = getattr(self.neck, "strides", None)
+        channels = getattr(self.neck, "channels", None)
+        lateral_strides = getattr(self.backbone, "strides", ())
+        for name, part in self.named_modules():
+            told = getattr(part, "level_strides", None)
+            # Proposals come from all levels; RoIs and consistent supervision from the finest.
+            if told is not None and strides is not None:
+                expected = strides if part is self.rpn_head else strides[: len(told)]
+                least = len(lateral_strides) if part is self.auxiliary_head else 1
+                if tuple(told) != tuple(expected) or len(told) < least:
+                    raise InputError(
+                        f"TwoStageDetector: {name} has the strides {list(told)}, but the neck's are {list(strides)}"
+                    )
+            width = getattr(part, "level_channels", None)
+            if width is not None and channels is not None and set(channels) != {width}:
+                raise InputError(
+                    f"TwoStageDetector: {name} has in_channels {width}, but the neck's levels have {list(channels)}"
+                )
 
     def _losses(self, levels: Sequence[Tensor], targets: Sequence[Target]) -> dict[str, Tensor]:
         if self.auxiliary_head is None:

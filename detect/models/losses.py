@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from detect.models.arguments import NotNegative
 from detect.registry import MODELS
 
 EPS = torch.finfo(torch.float32).eps
@@ -29,7 +30,7 @@ class CrossEntropyLoss(nn.Module):
         loss_weight: What the result is multiplied by.
     """
 
-    def __init__(self, use_sigmoid: bool = False, loss_weight: float = 1.0) -> None:
+    def __init__(self, use_sigmoid: bool = False, loss_weight: NotNegative = 1.0) -> None:
         super().__init__()
         self.use_sigmoid = use_sigmoid
         self.loss_weight = loss_weight
@@ -62,7 +63,7 @@ class SmoothL1Loss(nn.Module):
         loss_weight: What the result is multiplied by.
     """
 
-    def __init__(self, beta: float = 1.0, loss_weight: float = 1.0) -> None:
+    def __init__(self, beta: NotNegative = 1.0, loss_weight: NotNegative = 1.0) -> None:
         super().__init__()
         self.beta = beta
         self.loss_weight = loss_weight
@@ -81,7 +82,7 @@ class L1Loss(nn.Module):
         loss_weight: What the result is multiplied by.
     """
 
-    def __init__(self, loss_weight: float = 1.0) -> None:
+    def __init__(self, loss_weight: NotNegative = 1.0) -> None:
         super().__init__()
         self.loss_weight = loss_weight
 

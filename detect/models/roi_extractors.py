@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torchvision.ops import roi_align
 
+from detect.models.arguments import Count, CountOrZero, Counts
 from detect.models.channels import common_channels
 from detect.models.layers import xavier_init
 from detect.registry import MODELS
@@ -37,11 +38,11 @@ class SingleRoIExtractor(nn.Module):
 
     def __init__(
         self,
-        output_size: int,
-        strides: Sequence[int],
-        sampling_ratio: int = 0,
-        finest_scale: int = 56,
-        num_levels: int = 4,
+        output_size: Count,
+        strides: Counts,
+        sampling_ratio: CountOrZero = 0,
+        finest_scale: Count = 56,
+        num_levels: Count = 4,
     ) -> None:
         super().__init__()
         # Not named `strides`: that attribute would announce levels to the parts of a recipe that follow.
@@ -97,11 +98,11 @@ class SoftRoIExtractor(nn.Module):
 
     def __init__(
         self,
-        output_size: int,
-        strides: Sequence[int],
-        in_channels: int | Sequence[int] = 256,
-        sampling_ratio: int = 0,
-        num_levels: int = 4,
+        output_size: Count,
+        strides: Counts,
+        in_channels: Count | Counts = 256,
+        sampling_ratio: CountOrZero = 0,
+        num_levels: Count = 4,
         alignment: Alignment = "aligned",
     ) -> None:
         super().__init__()
@@ -109,7 +110,7 @@ class SoftRoIExtractor(nn.Module):
         self.output_size = output_size
         self.sampling_ratio = sampling_ratio
         self.alignment = alignment
-        channels = common_channels(in_channels, "SoftRoIExtractor")
+        channels = self.level_channels = common_channels(in_channels, "SoftRoIExtractor")
         levels = len(self.level_strides)
         self.spatial_attention_conv = nn.Sequential(
             nn.Conv2d(channels * levels, channels, 1),

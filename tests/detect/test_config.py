@@ -102,7 +102,7 @@ class TestReport:
             ("model.rpn_head.ratios=0.5", "model.rpn_head.ratios: expected a list"),
             (
                 "model.rpn_head.sampler={_delete_: true, type: MaxIoUAssigner, pos_iou_thr: 1, neg_iou_thr: 1}",
-                "model.rpn_head.sampler: expected a part (RandomSampler) or null, got a MaxIoUAssigner",
+                "model.rpn_head.sampler: expected a part (Sampler) or null, got a MaxIoUAssigner",
             ),
             ("model.roi_head.bbox_head.2.loss_bbox.betta=1", "did you mean 'beta'?"),
             (
@@ -169,6 +169,8 @@ class TestLoading:
             "    def __init__(self, factor: float = 1.0) -> None:\n"
             "        super().__init__()\n"
             "        self.factor = factor\n"
+            "    def forward(self, pred, target, *, avg_factor=None):\n"
+            "        return self.factor * pred.sum()\n"
         )
         monkeypatch.setattr("sys.path", [*sys.path])
         monkeypatch.chdir(tmp_path)

@@ -17,7 +17,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from detect.models.anchors import AnchorGenerator
-from detect.models.assign import MaxIoUAssigner, RandomSampler
+from detect.models.arguments import Count, Counts, NotNegative, Positives, Probability, Stds, check_loss
+from detect.models.assign import Assigner, MaxIoUAssigner, RandomSampler, Sampler
 from detect.models.boxes import DeltaCoder, group_nms, image_bounds
 from detect.models.channels import common_channels
 from detect.models.interfaces import Proposals
@@ -84,7 +85,8 @@ class RPNHead(nn.Module):
         sampler: 256 anchors an image, half of them positive, without one.
         allowed_border: How far in pixels an anchor may reach beyond the image and still be trained; below 0 any may.
         pad_divisor: Each image's own padded size is its size rounded up to multiples of this (Pad's ``size_divisor``);
-            anchors on positions beyond it, which only a larger image of the batch brought about, are not trained.
+            anchors on positions beyond it, which only a larger image of the batch brought about, are not trained. A
+            recipe that does not set it gets that of its ``Pad``.
         loss_cls: Cross entropy by sigmoid without one.
         loss_bbox: Smooth L1 with beta 1/9 without one.
         nms_iou: Of two proposals of a level with a greater IoU only the better is kept.
@@ -97,24 +99,24 @@ class RPNHead(nn.Module):
 
     def __init__(
         self,
-        in_channels: int | Sequence[int],
-        strides: Sequence[int],
-        feat_channels: int = 256,
-        scales: Sequence[float] = (8.0,),
-        ratios: Sequence[float] = (0.5, 1.0, 2.0),
-        target_stds: Sequence[float] = (1.0, 1.0, 1.0, 1.0),
-        assigner: MaxIoUAssigner | None = None,
-        sampler: RandomSampler | None = None,
+        in_channels: Count | Counts,
+        strides: Counts,
+        feat_channels: Count = 256,
+        scales: Positives = (8.0,),
+        ratios: Positives = (0.5, 1.0, 2.0),
+        target_stds: Stds = (1.0, 1.0, 1.0, 1.0),
+        assigner: Assigner | None = None,
+        sampler: Sampler | None = None,
         allowed_border: float = -1.0,
-        pad_divisor: int = 32,
+        pad_divisor: Count = 32,
         loss_cls: nn.Module | None = None,
         loss_bbox: nn.Module | None = None,
-        nms_iou: float = 0.7,
-        min_size: float = 0.0,
-        train_nms_pre: int = 2000,
-        train_max_per_img: int = 1000,
-        test_nms_pre: int = 1000,
-        test_max_per_img: int = 1000,
+        nms_iou: Probability = 0.7,
+        min_size: NotNegative = 0.0,
+        train_nms_pre: Count = 2000,
+        train_max_per_img: Count = 1000,
+        test_nms_pre: Count = 1000,
+        test_max_per_img: Count = 1000,
     ) -> None:
         super().__init__()
         self.anchors = AnchorGenerator(strides, scales, ratios)
@@ -125,6 +127,8 @@ class RPNHead(nn.Module):
         self.pad_divisor = pad_divisor
         self.loss_cls = loss_cls or CrossEntropyLoss(use_sigmoid=True)
         self.loss_bbox = loss_bbox or SmoothL1Loss(beta=1 / 9)
+        check_loss(self.loss_cls, "RPNHead: loss_cls", sigmoid=True)
+        check_loss(self.loss_bbox, "RPNHead: loss_bbox")
         self.nms_iou = nms_iou
         self.min_size = min_size
         self.train_nms_pre = train_nms_pre
@@ -133,7 +137,9 @@ class RPNHead(nn.Module):
         self.test_max_per_img = test_max_per_img
 
         num_anchors = self.anchors.num_anchors
-        self.rpn_conv = nn.Conv2d(common_channels(in_channels, "RPNHead"), feat_channels, 3, padding=1)
+        self.level_strides = self.anchors.strides
+        self.level_channels = common_channels(in_channels, "RPNHead")
+        self.rpn_conv = nn.Conv2d(self.level_channels, feat_channels, 3, padding=1)
         self.rpn_cls = nn.Conv2d(feat_channels, num_anchors, 1)
         self.rpn_reg = nn.Conv2d(feat_channels, num_anchors * 4, 1)
         for conv in (self.rpn_conv, self.rpn_cls, self.rpn_reg):

@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from detect.models.arguments import Count, Counts
 from detect.models.layers import xavier_init
 from detect.models.necks.fpn import finish_pyramid, lateral_convs, output_convs, pyramid_strides
 from detect.registry import MODELS
@@ -42,15 +43,14 @@ class AugFPN(nn.Module):
     Attributes:
         channels: Channels of each level of the pyramid.
         strides: Pixels per cell of each level of the pyramid.
-        lateral_strides: Pixels per cell of each raw lateral.
     """
 
     def __init__(
         self,
-        in_channels: Sequence[int],
-        out_channels: int = 256,
-        num_outs: int = 5,
-        strides: Sequence[int] = (4, 8, 16, 32),
+        in_channels: Counts,
+        out_channels: Count = 256,
+        num_outs: Count = 5,
+        strides: Counts = (4, 8, 16, 32),
         pool_ratios: Sequence[float] = (0.1, 0.2, 0.3),
         residual_augmentation: bool = True,
     ) -> None:
@@ -58,7 +58,6 @@ class AugFPN(nn.Module):
         if not pool_ratios or not all(0 < ratio <= 1 for ratio in pool_ratios):
             raise InputError(f"pool_ratios must be shares above 0 and up to 1, got {list(pool_ratios)}")
         self.strides = pyramid_strides(strides, len(in_channels), num_outs)
-        self.lateral_strides = tuple(strides)
         self.channels = (out_channels,) * num_outs
         self.pool_ratios = tuple(pool_ratios)
         self.residual_augmentation = residual_augmentation

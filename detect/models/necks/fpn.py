@@ -10,6 +10,7 @@ from collections.abc import Sequence
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from detect.models.arguments import Count, Counts
 from detect.models.layers import ConvModule, xavier_init
 from detect.registry import MODELS
 from dpipe.errors import InputError
@@ -36,10 +37,10 @@ class FPN(nn.Module):
 
     def __init__(
         self,
-        in_channels: Sequence[int],
-        out_channels: int = 256,
-        num_outs: int = 5,
-        strides: Sequence[int] = (4, 8, 16, 32),
+        in_channels: Counts,
+        out_channels: Count = 256,
+        num_outs: Count = 5,
+        strides: Counts = (4, 8, 16, 32),
     ) -> None:
         super().__init__()
         self.strides = pyramid_strides(strides, len(in_channels), num_outs)

@@ -11,6 +11,17 @@ from typing import TYPE_CHECKING, cast
 
 from torch import Tensor, nn
 
+from detect.models.arguments import (
+    BBOX_HEAD,
+    MASK_HEAD,
+    Count,
+    CountOrZero,
+    Counts,
+    NotNegative,
+    check_classes,
+    check_side,
+    require,
+)
 from detect.models.assign import Samples
 from detect.models.boxes import boxes_to_rois
 from detect.models.interfaces import BBoxHead, MaskHead
@@ -45,15 +56,21 @@ class AuxiliaryHead(nn.Module):
 
     def __init__(
         self,
-        strides: Sequence[int],
+        strides: Counts,
         bbox_head: nn.Module,
         mask_head: nn.Module | None = None,
-        loss_weight: float = 0.25,
-        bbox_size: int = 7,
-        mask_size: int = 14,
-        sampling_ratio: int = 2,
+        loss_weight: NotNegative = 0.25,
+        bbox_size: Count = 7,
+        mask_size: Count = 14,
+        sampling_ratio: CountOrZero = 2,
     ) -> None:
         super().__init__()
+        require(bbox_head, BBOX_HEAD, "AuxiliaryHead: bbox_head")
+        check_side(bbox_head, bbox_size, "AuxiliaryHead: bbox_size is", "bbox_head")
+        if mask_head is not None:
+            require(mask_head, MASK_HEAD, "AuxiliaryHead: mask_head")
+        check_classes([bbox_head] if mask_head is None else [bbox_head, mask_head], "AuxiliaryHead")
+        self.num_classes = cast(BBoxHead, bbox_head).num_classes
         # Not named `strides`: that attribute would announce levels to the parts of a recipe that follow.
         self.level_strides = tuple(strides)
         self.bbox_head = bbox_head

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from detect.models.arguments import Count, Counts, Stds, check_loss
 from detect.models.boxes import DeltaCoder
 from detect.models.channels import common_channels
 from detect.models.losses import CrossEntropyLoss, SmoothL1Loss
@@ -30,12 +29,12 @@ class Shared2FCBBoxHead(nn.Module):
 
     def __init__(
         self,
-        in_channels: int | Sequence[int],
-        num_classes: int,
-        roi_feat_size: int = 7,
-        fc_out_channels: int = 1024,
+        in_channels: Count | Counts,
+        num_classes: Count,
+        roi_feat_size: Count = 7,
+        fc_out_channels: Count = 1024,
         reg_class_agnostic: bool = False,
-        target_stds: Sequence[float] = (0.1, 0.1, 0.2, 0.2),
+        target_stds: Stds = (0.1, 0.1, 0.2, 0.2),
         loss_cls: nn.Module | None = None,
         loss_bbox: nn.Module | None = None,
     ) -> None:
@@ -45,7 +44,11 @@ class Shared2FCBBoxHead(nn.Module):
         self.coder = DeltaCoder(target_stds)
         self.loss_cls = loss_cls or CrossEntropyLoss()
         self.loss_bbox = loss_bbox or SmoothL1Loss()
-        flat_size = common_channels(in_channels, "Shared2FCBBoxHead") * roi_feat_size**2
+        check_loss(self.loss_cls, "Shared2FCBBoxHead: loss_cls", sigmoid=False)
+        check_loss(self.loss_bbox, "Shared2FCBBoxHead: loss_bbox")
+        self.roi_feat_size = roi_feat_size
+        self.level_channels = common_channels(in_channels, "Shared2FCBBoxHead")
+        flat_size = self.level_channels * roi_feat_size**2
         shared_fcs = [nn.Linear(flat_size, fc_out_channels), nn.Linear(fc_out_channels, fc_out_channels)]
         self.shared_fcs = nn.ModuleList(shared_fcs)
         self.fc_cls = nn.Linear(fc_out_channels, num_classes + 1)

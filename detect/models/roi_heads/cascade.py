@@ -12,7 +12,16 @@ from typing import TYPE_CHECKING, cast
 import torch
 from torch import Tensor, nn
 
-from detect.models.assign import MaxIoUAssigner, RandomSampler, Samples, sample_rois
+from detect.models.arguments import (
+    BBOX_HEAD,
+    MASK_HEAD,
+    Count,
+    NotNegative,
+    Probability,
+    check_classes,
+    check_roi_parts,
+)
+from detect.models.assign import Assigner, MaxIoUAssigner, RandomSampler, Sampler, Samples, sample_rois
 from detect.models.boxes import boxes_to_rois, image_bounds
 from detect.models.detections import Detections
 from detect.models.interfaces import BBoxHead, MaskHead
@@ -60,13 +69,13 @@ class CascadeRoIHead(nn.Module):
         bbox_head: list[nn.Module],
         mask_roi_extractor: nn.Module | None = None,
         mask_head: list[nn.Module] | None = None,
-        assigner: list[MaxIoUAssigner] | None = None,
-        sampler: RandomSampler | None = None,
-        stage_loss_weights: Sequence[float] = (1.0, 0.5, 0.25),
-        score_thr: float = 0.05,
-        nms_iou: float = 0.5,
-        max_per_img: int = 100,
-        mask_thr: float = 0.5,
+        assigner: list[Assigner] | None = None,
+        sampler: Sampler | None = None,
+        stage_loss_weights: Sequence[NotNegative] = (1.0, 0.5, 0.25),
+        score_thr: Probability = 0.05,
+        nms_iou: Probability = 0.5,
+        max_per_img: Count = 100,
+        mask_thr: Probability = 0.5,
     ) -> None:
         super().__init__()
         if assigner is None:
@@ -79,8 +88,14 @@ class CascadeRoIHead(nn.Module):
             raise InputError(f"CascadeRoIHead: every stage needs one of each, but {told}")
         if (mask_head is None) != (mask_roi_extractor is None):
             raise InputError("CascadeRoIHead: mask_head and mask_roi_extractor come together")
+        for head in bbox_head:
+            check_roi_parts(bbox_roi_extractor, head, BBOX_HEAD, "CascadeRoIHead", "bbox")
+        for head in mask_head or ():
+            check_roi_parts(cast(nn.Module, mask_roi_extractor), head, MASK_HEAD, "CascadeRoIHead", "mask")
+        check_classes([*bbox_head, *(mask_head or ())], "CascadeRoIHead")
         self.bbox_roi_extractor = bbox_roi_extractor
         self.bbox_head = nn.ModuleList(bbox_head)
+        self.num_classes = self._stage(0).num_classes
         self.mask_roi_extractor = mask_roi_extractor
         self.mask_head = None if mask_head is None else nn.ModuleList(mask_head)
         self.assigners = assigner

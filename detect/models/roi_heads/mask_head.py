@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
 
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from detect.models.arguments import Count, CountOrZero, Counts, check_loss
 from detect.models.channels import common_channels
 from detect.models.layers import ConvModule, kaiming_init
 from detect.models.losses import CrossEntropyLoss
@@ -28,15 +28,18 @@ class FCNMaskHead(nn.Module):
 
     def __init__(
         self,
-        in_channels: int | Sequence[int],
-        num_classes: int,
-        num_convs: int = 4,
-        conv_out_channels: int = 256,
+        in_channels: Count | Counts,
+        num_classes: Count,
+        num_convs: CountOrZero = 4,
+        conv_out_channels: Count = 256,
         loss_mask: nn.Module | None = None,
     ) -> None:
         super().__init__()
         self.loss_mask = loss_mask or CrossEntropyLoss(use_sigmoid=True)
-        widths = [common_channels(in_channels, "FCNMaskHead")] + [conv_out_channels] * num_convs
+        check_loss(self.loss_mask, "FCNMaskHead: loss_mask", sigmoid=True)
+        self.num_classes = num_classes
+        self.level_channels = common_channels(in_channels, "FCNMaskHead")
+        widths = [self.level_channels] + [conv_out_channels] * num_convs
         self.convs = nn.ModuleList(
             [ConvModule(before, after, 3, activation="relu") for before, after in itertools.pairwise(widths)]
         )

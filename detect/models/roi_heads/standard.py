@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, cast
 
 from torch import Tensor, nn
 
-from detect.models.assign import MaxIoUAssigner, RandomSampler, Samples, sample_rois
+from detect.models.arguments import BBOX_HEAD, MASK_HEAD, Count, Probability, check_classes, check_roi_parts
+from detect.models.assign import Assigner, MaxIoUAssigner, RandomSampler, Sampler, Samples, sample_rois
 from detect.models.boxes import boxes_to_rois
 from detect.models.detections import Detections
 from detect.models.interfaces import BBoxHead, MaskHead
@@ -51,18 +52,23 @@ class StandardRoIHead(nn.Module):
         bbox_head: nn.Module,
         mask_roi_extractor: nn.Module | None = None,
         mask_head: nn.Module | None = None,
-        assigner: MaxIoUAssigner | None = None,
-        sampler: RandomSampler | None = None,
-        score_thr: float = 0.05,
-        nms_iou: float = 0.5,
-        max_per_img: int = 100,
-        mask_thr: float = 0.5,
+        assigner: Assigner | None = None,
+        sampler: Sampler | None = None,
+        score_thr: Probability = 0.05,
+        nms_iou: Probability = 0.5,
+        max_per_img: Count = 100,
+        mask_thr: Probability = 0.5,
     ) -> None:
         super().__init__()
         if (mask_head is None) != (mask_roi_extractor is None):
             raise InputError("StandardRoIHead: mask_head and mask_roi_extractor come together")
+        check_roi_parts(bbox_roi_extractor, bbox_head, BBOX_HEAD, "StandardRoIHead", "bbox")
+        if mask_roi_extractor is not None and mask_head is not None:
+            check_roi_parts(mask_roi_extractor, mask_head, MASK_HEAD, "StandardRoIHead", "mask")
+        check_classes([head for head in (bbox_head, mask_head) if head is not None], "StandardRoIHead")
         self.bbox_roi_extractor = bbox_roi_extractor
         self.bbox_head = bbox_head
+        self.num_classes = cast(BBoxHead, bbox_head).num_classes
         self.mask_roi_extractor = mask_roi_extractor
         self.mask_head = mask_head
         self.assigner = assigner or MaxIoUAssigner(0.5, 0.5, min_pos_iou=0.5, match_low_quality=False)
