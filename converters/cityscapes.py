@@ -2,8 +2,9 @@
 
 The label image ``*_gtFine_instanceIds.png`` holds one number per pixel: 1000 * label + n for the n-th instance of a
 label, or the label alone, which for a label with instances marks a region of several that could not be told apart (a
-crowd). The files written equal those of OpenMMLab's ``tools/dataset_converters/cityscapes.py``, instance by instance;
-ids of images and annotations count up from 0 in the order of city and file name.
+crowd). The files written equal those of OpenMMLab's ``tools/dataset_converters/cityscapes.py``, instance by instance.
+Ids count up in the order of city and file name: those of images from 0, as OpenMMLab's; those of annotations from 1,
+since pycocotools counts a detection of the annotation 0 as a wrong one.
 """
 
 from __future__ import annotations
@@ -18,9 +19,9 @@ from typing import Any
 
 from converters.coco_json import ImageRecord, make_document, summarize, writable_folder, write_json
 from converters.errors import ConversionError
-from converters.folders import chosen, existing_root
+from converters.folders import checked_name, chosen, entries, existing_root, is_folder
 from converters.images import image_size, read_label_image
-from converters.report import ConversionReport
+from converters.report import ConversionReport, SplitSummary, counted
 from converters.rle import encode_label_image
 from converters.runner import OnError, map_files
 from converters.signals import exit_on_sigterm
@@ -59,7 +60,7 @@ def convert_cityscapes(
 
     Args:
         root: The folder with ``leftImg8bit`` and ``gtFine``; by default ``$CITYSCAPES_DATASET``, then
-            ``data/cityscapes``.
+            ``data/cityscapes``. Where the variable is set, only that folder is meant.
         output: The folder to write into; by default ``annotations`` in the root.
         splits: Which splits; by default all that have annotations.
         nproc: Number of processes; by default as many as there are cores. The files do not depend on it.
@@ -70,9 +71,9 @@ def convert_cityscapes(
         What was written and what was left out.
 
     Raises:
-        ConversionError: No data, a named split is missing or has no annotations, an image or a label image is missing,
-            damaged or of another size than its partner, an instance id has no label, or the output folder cannot be
-            written into.
+        ConversionError: No data, a named split is missing or has no annotations, a folder cannot be read, an image or a
+            label image is missing, damaged, of another size than its partner or of a name that is not UTF-8, an
+            instance id has no label, or the output folder cannot be written into.
     """
     root = find_root(root)
     pairs, notes = find_pairs(root, splits)
@@ -95,7 +96,7 @@ def convert_cityscapes(
         for split, split_pairs in pairs.items():
             of_split = [next(remaining) for _ in split_pairs]
             documents[split] = make_document(
-                [record for record in of_split if record is not None], categories(), first_id=0
+                [record for record in of_split if record is not None], categories(), first_image_id=0
             )
             if not documents[split]["images"]:
                 raise ConversionError(
@@ -104,7 +105,7 @@ def convert_cityscapes(
         for split, document in documents.items():
             write_json(output / names[split], document)
     summaries = [summarize(split, document, output / names[split]) for split, document in documents.items()]
-    return ConversionReport(summaries, skipped, notes)
+    return ConversionReport(summaries, skipped, notes + doubts(summaries))
 
 
 def find_root(root: str | os.PathLike[str] | None) -> Path:
@@ -115,13 +116,14 @@ def find_root(root: str | os.PathLike[str] | None) -> Path:
     """
     if root is not None:
         candidates: list[tuple[str, Path | None]] = [(str(root), Path(root))]
+    elif value := os.environ.get(ROOT_VARIABLE):
+        # Whoever sets it means that folder: another data set in its place would go unnoticed.
+        candidates = [(f"${ROOT_VARIABLE} = {value}", Path(value))]
     else:
-        value = os.environ.get(ROOT_VARIABLE)
-        variable = (f"${ROOT_VARIABLE} = {value}", Path(value)) if value else (f"${ROOT_VARIABLE} (not set)", None)
-        candidates = [variable, (str(DEFAULT_ROOT), DEFAULT_ROOT)]
+        candidates = [(f"${ROOT_VARIABLE} (not set)", None), (str(DEFAULT_ROOT), DEFAULT_ROOT)]
     found = existing_root(candidates, "Cityscapes data set")
     for name in ("leftImg8bit", "gtFine"):
-        if not (found / name).is_dir():
+        if not is_folder(found / name):
             raise ConversionError(f"{found}: has no folder {name}, expected leftImg8bit and gtFine")
     return found
 
@@ -137,10 +139,10 @@ def find_pairs(root: Path, splits: Sequence[str] | None) -> tuple[dict[str, list
         For each split the pairs, sorted, and a note for each split that was left out.
 
     Raises:
-        ConversionError: A named split is missing or has no annotations, or nothing is left.
+        ConversionError: A named split is missing or has no annotations, a folder cannot be read, or nothing is left.
     """
     images, annotations = root / "leftImg8bit", root / "gtFine"
-    folders = sorted(path.name for path in images.iterdir() if path.is_dir())
+    folders = [path.name for path in entries(images) if is_folder(path)]
     found = sorted(
         folders, key=lambda name: (SPLIT_ORDER.index(name) if name in SPLIT_ORDER else len(SPLIT_ORDER), name)
     )
@@ -166,15 +168,33 @@ def find_pairs(root: Path, splits: Sequence[str] | None) -> tuple[dict[str, list
 
 def _keys(folder: Path, ending: str) -> set[str]:
     """Returns "city/name" of all files with the ending."""
-    return {f"{path.parent.name}/{path.name.removesuffix(ending)}" for path in folder.glob(f"*/*{ending}")}
+    return {
+        f"{city.name}/{path.name.removesuffix(ending)}"
+        for city in entries(folder)
+        for path in entries(city)
+        if path.name.endswith(ending)
+    }
+
+
+def doubts(summaries: Sequence[SplitSummary]) -> list[str]:
+    """Returns a line for each split whose label images seem to be something else than instance ids."""
+    return [
+        f"the split {summary.name} has {counted(summary.crowd, 'crowd region')} and not one instance: its files "
+        f"*{INSTANCES_ENDING} may hold label ids (*{LABELS_ENDING}) instead"
+        for summary in summaries
+        if summary.crowd == summary.instances > 0
+    ]
 
 
 def read_pair(pair: ImagePair) -> ImageRecord:
     """Converts one image.
 
     Raises:
-        ConversionError: A file is missing or damaged, the sizes differ, or an instance id has no label.
+        ConversionError: A file is missing or damaged or has a name that is not UTF-8, the sizes differ, or an instance
+            id has no label.
     """
+    city = pair.image.parent.name
+    file_name = checked_name(f"{city}/{pair.image.name}", pair.image)
     for path, partner in ((pair.instances, pair.image), (pair.image, pair.instances)):
         if not path.is_file():
             raise ConversionError(f"{path}: is missing, although there is {partner}")
@@ -205,10 +225,9 @@ def read_pair(pair: ImagePair) -> ImageRecord:
                 "segmentation": instance.segmentation(),
             }
         )
-    city = pair.image.parent.name
     name = pair.image.name.removesuffix(IMAGE_ENDING)
     image = {
-        "file_name": f"{city}/{pair.image.name}",
+        "file_name": file_name,
         "height": height,
         "width": width,
         "segm_file": f"{city}/{name}{LABELS_ENDING}",

@@ -29,18 +29,21 @@ class ImageRecord:
 
 
 def make_document(
-    records: Sequence[ImageRecord], categories: Sequence[dict[str, Any]], *, first_id: int
+    records: Sequence[ImageRecord], categories: Sequence[dict[str, Any]], *, first_image_id: int
 ) -> dict[str, Any]:
-    """Joins records into a COCO document; ids count up from ``first_id`` in the order of the records.
+    """Joins records into a COCO document; image ids count up from ``first_image_id`` in the order of the records.
+
+    Ids of annotations count up from 1, always: pycocotools takes 0, as the id of the object that a detection found, for
+    "found none".
 
     The records are left as they are: the same one may be part of several documents.
     """
     images: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []
-    for image_id, record in enumerate(records, first_id):
+    for image_id, record in enumerate(records, first_image_id):
         images.append({**record.image, "id": image_id})
         for annotation in record.annotations:
-            annotations.append({**annotation, "image_id": image_id, "id": first_id + len(annotations)})
+            annotations.append({**annotation, "image_id": image_id, "id": 1 + len(annotations)})
     return {"images": images, "categories": list(categories), "annotations": annotations}
 
 

@@ -2,10 +2,63 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
 from converters.errors import ConversionError
+
+
+def is_folder(path: Path) -> bool:
+    """Whether a path is a folder.
+
+    Raises:
+        ConversionError: The system does not let us look, which is not the same as there being none.
+    """
+    try:
+        return path.is_dir()
+    except OSError as error:
+        raise unreadable(path, error) from error
+
+
+def entries(folder: Path) -> list[Path]:
+    """Lists a folder's files and folders, sorted; where there is no such folder, none.
+
+    ``Path.glob`` would pass over a folder that may not be read as if it were empty.
+
+    Raises:
+        ConversionError: The folder cannot be read.
+    """
+    try:
+        with os.scandir(folder) as found:
+            return sorted(folder / entry.name for entry in found)
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    except OSError as error:
+        raise unreadable(folder, error) from error
+
+
+def unreadable(path: Path, error: OSError) -> ConversionError:
+    """Returns the error for a place that the system refuses to show."""
+    return ConversionError(f"{path}: cannot be read ({error.strerror or error})")
+
+
+def checked_name(name: str, path: Path) -> str:
+    """Returns a name that is to be written into JSON, which is UTF-8 and cannot hold every name of a file.
+
+    Args:
+        name: The path as it will be written, or a part of it.
+        path: What it belongs to, for the error.
+
+    Raises:
+        ConversionError: The name is not valid UTF-8.
+    """
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        shown = repr(os.fsencode(path))  # the bytes: as text, they could not even be printed
+        raise ConversionError(f"{shown}: the name is not valid UTF-8, which JSON needs; rename it") from None
+    return name
 
 
 def existing_root(candidates: Sequence[tuple[str, Path | None]], what: str) -> Path:
@@ -19,7 +72,7 @@ def existing_root(candidates: Sequence[tuple[str, Path | None]], what: str) -> P
         ConversionError: None of them is a folder; the line lists all.
     """
     for _, path in candidates:
-        if path is not None and path.is_dir():
+        if path is not None and is_folder(path):
             return path
     tried = ", ".join(name if path is None else f"{name} (no such folder)" for name, path in candidates)
     raise ConversionError(f"no {what} found; tried: {tried}")
@@ -35,10 +88,10 @@ def chosen(kind: str, found: Sequence[str], named: Sequence[str] | None, where: 
         where: Where they were looked for, for the error.
 
     Raises:
-        ConversionError: A named part does not exist, or nothing exists.
+        ConversionError: A named part does not exist, nothing exists, or a name is not valid UTF-8.
     """
     unknown = [name for name in named or () if name not in found]
     if unknown or not found:
         wanted = f"no {kind} {', '.join(unknown)}" if unknown else f"no {kind}"
         raise ConversionError(f"{where}: {wanted} here; found: {', '.join(found) or 'none'}")
-    return [name for name in found if not named or name in named]
+    return [checked_name(name, where / name) for name in found if not named or name in named]

@@ -6,6 +6,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 
+def counted(number: int, one: str, several: str | None = None) -> str:
+    """Returns a number and what is counted: "1 image", "2 images".
+
+    Args:
+        number: How many.
+        one: What follows the number 1.
+        several: What follows any other number; by default ``one`` with an s.
+    """
+    return f"{number} {one if number == 1 else several or one + 's'}"
+
+
 @dataclass(frozen=True)
 class SplitSummary:
     """What one output file holds.

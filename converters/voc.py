@@ -146,7 +146,7 @@ def make_documents(
             raise ConversionError(
                 f"{root}: no image of the split {split.name} could be converted; the first: {skipped[0]}"
             )
-        documents[split.name] = make_document(records, categories, first_id=1)
+        documents[split.name] = make_document(records, categories, first_image_id=1)
     return documents
 
 

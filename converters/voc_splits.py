@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from converters.errors import ConversionError
-from converters.folders import chosen
+from converters.folders import chosen, entries, is_folder
 
 CLASS_LIST_LINE = re.compile(r"\s(-1|0|1)$")
 YEAR_FOLDER = re.compile(r"VOC(\d{4})")
@@ -76,11 +76,11 @@ def find_years(root: Path, years: Sequence[str] | None) -> list[YearFolder]:
     Raises:
         ConversionError: There is none, or a named one is missing.
     """
-    if (root / "Annotations").is_dir():
+    if is_folder(root / "Annotations"):
         match = YEAR_FOLDER.fullmatch(root.resolve().name)
         folders = [YearFolder(match[1] if match else "", root)]
     else:
-        matches = [(YEAR_FOLDER.fullmatch(path.name), path) for path in sorted(root.iterdir()) if path.is_dir()]
+        matches = [(YEAR_FOLDER.fullmatch(path.name), path) for path in entries(root) if is_folder(path)]
         folders = [YearFolder(match[1], path) for match, path in matches if match]
     if not folders:
         raise ConversionError(f"{root}: has neither a folder VOC20xx nor a folder Annotations")
@@ -88,7 +88,7 @@ def find_years(root: Path, years: Sequence[str] | None) -> list[YearFolder]:
     folders = [folder for folder in folders if folder.year in wanted]
     for folder in folders:
         for name in ("Annotations", "JPEGImages", "ImageSets"):
-            if not (folder.path / name).is_dir():
+            if not is_folder(folder.path / name):
                 raise ConversionError(
                     f"{folder.path}: has no folder {name}, expected Annotations, JPEGImages and ImageSets"
                 )
@@ -143,7 +143,7 @@ def find_splits(root: Path, years: Sequence[YearFolder], splits: Sequence[str] |
 def _split_lists(folder: Path) -> dict[str, Path]:
     """Returns the lists of a year that are splits, by name."""
     lists = folder / "ImageSets" / "Main"
-    found = {path.stem: path for path in sorted(lists.glob("*.txt"))}
+    found = {path.stem: path for path in entries(lists) if path.suffix == ".txt"}
     return {
         name: path
         for name, path in found.items()
@@ -191,13 +191,13 @@ class _Files:
 
     def __init__(self, folder: Path) -> None:
         self._annotations = folder / "Annotations"
-        self._existing = {path.name for path in self._annotations.iterdir()}
+        self._existing = {path.name for path in entries(self._annotations)}
         # The preferred ending is entered last.
-        by_preference = sorted((folder / "JPEGImages").iterdir(), key=lambda path: path.name)
-        by_preference.sort(key=lambda path: _rank(path.suffix.lower()), reverse=True)
+        by_preference = sorted(
+            entries(folder / "JPEGImages"), key=lambda path: _rank(path.suffix.lower()), reverse=True
+        )
         self._images = {path.stem: path for path in by_preference}
-        masks = folder / "SegmentationObject"
-        self._masks = {path.stem: path for path in masks.glob("*.png")} if masks.is_dir() else {}
+        self._masks = {path.stem: path for path in entries(folder / "SegmentationObject") if path.suffix == ".png"}
 
     def of(self, stem: str) -> VocImage:
         return VocImage(self._annotations / f"{stem}.xml", self._images.get(stem), self._masks.get(stem))

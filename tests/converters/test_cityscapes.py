@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import os
+import sys
+from contextlib import redirect_stdout
 from pathlib import Path
 
 import numpy as np
@@ -8,10 +10,14 @@ import orjson
 import pytest
 from cityscapesscripts.helpers.labels import id2label, labels
 from PIL import Image
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
 
 from converters import ConversionError, convert_cityscapes
 
 NAME = "instancesonly_filtered_gtFine_{}.json"
+
+linux_names = pytest.mark.skipif(sys.platform != "linux", reason="names that are no text exist on Linux only")
 
 
 def read(folder, split):
@@ -19,7 +25,10 @@ def read(folder, split):
 
 
 def expected_document(root, split, encode_one_by_one):
-    """The published semantics, one instance at a time: an id below 1000 is a crowd, and only evaluated labels count."""
+    """The published semantics, one instance at a time: an id below 1000 is a crowd, and only evaluated labels count.
+
+    Unlike the published ids of annotations, these begin at 1.
+    """
     document = {"images": [], "annotations": []}
     for path in sorted((root / "gtFine" / split).glob("*/*_instanceIds.png")):
         ids = np.asarray(Image.open(path))
@@ -50,7 +59,7 @@ def expected_document(root, split, encode_one_by_one):
                     "area": area,
                     "segmentation": {"size": list(ids.shape), "counts": counts},
                     "image_id": image_id,
-                    "id": len(document["annotations"]),
+                    "id": len(document["annotations"]) + 1,
                 }
             )
     document["categories"] = [
@@ -156,16 +165,108 @@ def test_root_from_the_environment_then_from_data(root, tmp_path, monkeypatch):
     monkeypatch.setenv("CITYSCAPES_DATASET", "nowhere")
     with pytest.raises(ConversionError) as caught:
         convert_cityscapes()
-    assert str(caught.value) == (
-        "no Cityscapes data set found; tried: $CITYSCAPES_DATASET = nowhere (no such folder), "
-        "data/cityscapes (no such folder)"
-    )
+    line = "no Cityscapes data set found; tried: $CITYSCAPES_DATASET = nowhere (no such folder)"
+    assert str(caught.value) == line
 
+    # Nor is the default taken in the place of what was asked for, once it exists.
     (tmp_path / "data").mkdir()
     root.rename(tmp_path / "data" / "cityscapes")
-    monkeypatch.delenv("CITYSCAPES_DATASET")
-    report = convert_cityscapes(splits=["val"], nproc=1)
-    assert report.splits[0].path == Path("data/cityscapes/annotations") / NAME.format("val")
+    with pytest.raises(ConversionError) as caught:
+        convert_cityscapes()
+    assert str(caught.value) == line
+
+    for unset in (lambda name: monkeypatch.setenv(name, ""), monkeypatch.delenv):
+        unset("CITYSCAPES_DATASET")
+        report = convert_cityscapes(splits=["val"], nproc=1)
+        assert report.splits[0].path == Path("data/cityscapes/annotations") / NAME.format("val")
+
+
+def test_perfect_detections_have_an_average_precision_of_one(write_cityscapes, tmp_path):
+    ids = np.full((40, 60), 7)
+    for number, value in enumerate((24000, 24001, 26000)):  # the first annotation is no crowd: it is to be found
+        ids[5:30, 20 * number : 20 * number + 15] = value
+    root = write_cityscapes({"train": {"x/x_0": ids, "x/x_1": ids}})
+    convert_cityscapes(root, tmp_path / "out", nproc=1)
+    with redirect_stdout(None):
+        truth = COCO(str(tmp_path / "out" / NAME.format("train")))
+        found = [{**a, "score": 0.9} for a in truth.loadAnns(truth.getAnnIds(iscrowd=False))]
+        for kind in ("bbox", "segm"):
+            evaluation = COCOeval(truth, truth.loadRes([dict(a) for a in found]), kind)
+            evaluation.evaluate()
+            evaluation.accumulate()
+            evaluation.summarize()
+            assert evaluation.stats[0] == 1.0
+    assert truth.dataset["images"][0]["id"] == 0  # as OpenMMLab's
+
+
+def test_label_ids_in_the_place_of_instance_ids_are_told(root, street, write_cityscapes, tmp_path):
+    ids = street(0)
+    labels = np.where(ids >= 1000, ids // 1000, ids)
+    write_cityscapes({"val": {"ulm/ulm_000007_000019": labels}, "extra": {"x/x_0": np.full((4, 5), 7)}}, root)
+    report = convert_cityscapes(root, tmp_path / "out", nproc=1, splits=["train", "val", "extra"])
+    (note,) = report.notes
+    crowds = report.splits[1].crowd
+    assert crowds > 1
+    assert note == (
+        f"the split val has {crowds} crowd regions and not one instance: its files *_gtFine_instanceIds.png may hold "
+        "label ids (*_gtFine_labelIds.png) instead"
+    )
+
+    write_cityscapes({"val": {"ulm/ulm_000007_000019": np.full((4, 5), 24)}}, root)
+    (note,) = convert_cityscapes(root, tmp_path / "out", nproc=1, splits=["val"]).notes
+    assert note.startswith("the split val has 1 crowd region and not one instance: ")
+
+
+@pytest.mark.parametrize("folder", ["leftImg8bit", "leftImg8bit/val", "gtFine/val", "gtFine/val/ulm"])
+@pytest.mark.parametrize("splits", [None, ["val"]])
+def test_folder_that_may_not_be_read_is_not_taken_for_an_empty_one(root, tmp_path, monkeypatch, folder, splits):
+    scandir = os.scandir
+
+    def refuse(path):
+        if Path(path) == root / folder:
+            raise PermissionError(13, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr("os.scandir", refuse)
+    with pytest.raises(ConversionError) as caught:
+        convert_cityscapes(root, tmp_path / "out", splits=splits, nproc=1)
+    assert str(caught.value) == f"{root / folder}: cannot be read (Permission denied)"
+
+
+@pytest.mark.parametrize("folder", ["", "gtFine"])
+def test_folder_that_may_not_be_looked_at_is_not_taken_for_a_missing_one(root, tmp_path, monkeypatch, folder):
+    is_dir = Path.is_dir
+
+    def refuse(path, **options):
+        if path == root / folder:
+            raise PermissionError(13, "Permission denied", str(path))
+        return is_dir(path, **options)
+
+    monkeypatch.setattr("pathlib.Path.is_dir", refuse)
+    with pytest.raises(ConversionError) as caught:
+        convert_cityscapes(root, tmp_path / "out", nproc=1)
+    assert str(caught.value) == f"{root / folder}: cannot be read (Permission denied)"
+
+
+@linux_names
+@pytest.mark.parametrize("key", [b"a\xff/x_0", b"a/x_\xff"])
+def test_name_that_is_not_utf_8_is_one_line(root, write_cityscapes, street, tmp_path, key):
+    write_cityscapes({"val": {os.fsdecode(key): street(0)}}, root)
+    with pytest.raises(ConversionError) as caught:
+        convert_cityscapes(root, tmp_path / "out", nproc=1)
+    shown = repr(os.fsencode(root / "leftImg8bit/val") + b"/" + key + b"_leftImg8bit.png")
+    assert str(caught.value) == f"{shown}: the name is not valid UTF-8, which JSON needs; rename it"
+    report = convert_cityscapes(root, tmp_path / "out", nproc=1, on_error="skip")
+    assert report.skipped == [str(caught.value)]
+
+
+@linux_names
+def test_split_whose_name_is_not_utf_8_is_one_line(root, write_cityscapes, street, tmp_path):
+    write_cityscapes({os.fsdecode(b"v\xff"): {"x/x_0": street(0)}}, root)
+    with pytest.raises(ConversionError) as caught:
+        convert_cityscapes(root, tmp_path / "out", nproc=1)
+    shown = repr(os.fsencode(root / "leftImg8bit") + b"/v\xff")
+    assert str(caught.value) == f"{shown}: the name is not valid UTF-8, which JSON needs; rename it"
 
 
 def instances_of(root, key="val/ulm/ulm_000007_000019"):

@@ -11,9 +11,12 @@ from converters.errors import ConversionError
 
 def test_ids_count_up_and_records_stay_as_they_are():
     records = [ImageRecord({"file_name": name}, [{"area": 1}, {"area": 2}]) for name in "ab"]
-    document = make_document(records, [{"id": 3, "name": "x"}], first_id=1)
+    document = make_document(records, [{"id": 3, "name": "x"}], first_image_id=1)
     assert [image["id"] for image in document["images"]] == [1, 2]
     assert [(a["image_id"], a["id"]) for a in document["annotations"]] == [(1, 1), (1, 2), (2, 3), (2, 4)]
+    document = make_document(records, [{"id": 3, "name": "x"}], first_image_id=0)
+    assert [image["id"] for image in document["images"]] == [0, 1]
+    assert [(a["image_id"], a["id"]) for a in document["annotations"]] == [(0, 1), (0, 2), (1, 3), (1, 4)]
     assert records[0].annotations == [{"area": 1}, {"area": 2}]
 
 
