@@ -6,8 +6,10 @@ into one file, whose name lists those years: ``--years 2007,2012 --splits trainv
 is not named after a year gives ``voc_<split>.json``. ``file_name`` is relative to the root:
 ``VOC2007/JPEGImages/000001.jpg``, or ``JPEGImages/000001.jpg`` where the root is the VOC2007 folder itself.
 
-Categories are the same in all files of a conversion: Pascal VOC's 20 in its own order where no other name occurs, else
-the names found in any of the splits, sorted; category ids count from 1.
+Categories are Pascal VOC's 20 in its own order where no other name occurs, else the names found, sorted; category ids
+count from 1. Names are looked for in all annotation files of the chosen years, whichever splits are converted, so that
+an id means the same class in files that were converted one split at a time. (Other years may have other names: files
+that are used together should come from the same choice of years.)
 """
 
 from __future__ import annotations
@@ -22,22 +24,19 @@ from typing import Any
 
 from converters.coco_json import ImageRecord, make_document, summarize, writable_folder, write_json
 from converters.errors import ConversionError
-from converters.folders import existing_root
+from converters.folders import checked_name, existing_root
 from converters.images import image_size, is_shown_transposed, read_label_image
-from converters.report import ConversionReport
+from converters.report import ConversionReport, counted
 from converters.rle import encode_label_image
 from converters.runner import OnError, map_files
 from converters.signals import exit_on_sigterm
+from converters.voc_classes import find_classes
 from converters.voc_masks import match_masks
 from converters.voc_splits import Split, VocImage, find_splits, find_years
 from converters.voc_xml import VocAnnotation, VocObject, read_annotation
 
 DEFAULT_ROOT = Path("data/VOCdevkit")
 VOID = 255
-VOC_CLASSES = (
-    *("aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow"),
-    *("diningtable", "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor"),
-)
 
 
 @dataclass(frozen=True)
@@ -92,7 +91,8 @@ def convert_voc(
     if box_origin not in (0, 1):
         raise ConversionError(f"the box origin is {box_origin}, expected 1 or 0")
     root = existing_root([(str(place), Path(place)) for place in (root or DEFAULT_ROOT,)], "Pascal VOC data set")
-    found, notes = find_splits(root, find_years(root, years), splits)
+    folders = find_years(root, years)
+    found, notes = find_splits(root, folders, splits)
     output = Path(output) if output is not None else root / "annotations"
     # An image is converted once, however many splits it is in (train and trainval, say).
     images = list(dict.fromkeys(image for split in found for image in split.images))
@@ -109,23 +109,36 @@ def convert_voc(
             show_progress=show_progress,
         )
         converted = {image: result for image, result in zip(images, results, strict=True) if result is not None}
-        documents = make_documents(root, found, converted, skipped)
+        classes, unread = find_classes(
+            folders,
+            known={
+                image.annotation: [annotation["category"] for annotation in result.record.annotations]
+                for image, result in converted.items()
+            },
+            chosen={image.annotation for image in images},
+            nproc=nproc,
+            show_progress=show_progress,
+        )
+        documents = make_documents(root, found, converted, skipped, classes)
         for split in found:
             write_json(output / split.file_name, documents[split.name])
     summaries = [summarize(split.name, documents[split.name], output / split.file_name) for split in found]
-    return ConversionReport(summaries, skipped, notes + repairs(converted, box_origin))
+    return ConversionReport(summaries, skipped, notes + unread + repairs(converted, box_origin))
 
 
 def make_documents(
-    root: Path, splits: Sequence[Split], converted: dict[VocImage, Converted], skipped: Sequence[str]
+    root: Path,
+    splits: Sequence[Split],
+    converted: dict[VocImage, Converted],
+    skipped: Sequence[str],
+    classes: Sequence[str],
 ) -> dict[str, dict[str, Any]]:
     """Returns the COCO document of each split; their categories are the same.
 
     Raises:
         ConversionError: A split has no image that could be converted.
     """
-    names = {annotation["category"] for result in converted.values() for annotation in result.record.annotations}
-    categories = [{"id": number, "name": name} for number, name in enumerate(class_order(names), 1)]
+    categories = [{"id": number, "name": name} for number, name in enumerate(classes, 1)]
     ids = {category["name"]: category["id"] for category in categories}
     documents = {}
     for split in splits:
@@ -150,27 +163,32 @@ def make_documents(
     return documents
 
 
-def class_order(names: set[str]) -> list[str]:
-    """Returns the classes in the order of their category ids: all 20 of Pascal VOC, or the names found, sorted."""
-    return list(VOC_CLASSES) if names <= set(VOC_CLASSES) else sorted(names)
-
-
 def repairs(converted: dict[VocImage, Converted], box_origin: int) -> list[str]:
     """Returns a line for each kind of thing that was changed or left over, with the first file it happened in."""
     lines = []
     hint = "; if the data set counts pixels from 0, say so with --box-origin 0" if box_origin == 1 else ""
-    for attribute, text in (
-        ("clipped", f"boxes reached outside their image and were clipped{hint}"),
-        ("maskless", "objects have no mask although their image has masks; they keep their box only"),
-        ("unmatched", "masks fit no object and were left out"),
+    for attribute, one, several, rest in (
+        (
+            "clipped",
+            "box reached outside its image and was clipped",
+            "boxes reached outside their image and were clipped",
+            hint,
+        ),
+        (
+            "maskless",
+            "object has no mask although its image has masks; it keeps its box only",
+            "objects have no mask although their image has masks; they keep their box only",
+            "",
+        ),
+        ("unmatched", "mask fits no object and was left out", "masks fit no object and were left out", ""),
     ):
         counts = {
             image: getattr(result, attribute) for image, result in converted.items() if getattr(result, attribute)
         }
         if counts:
-            lines.append(
-                f"{sum(counts.values())} {text} (in {len(counts)} images, the first {next(iter(counts)).annotation})"
-            )
+            first = next(iter(counts)).annotation
+            where = f"in {first}" if len(counts) == 1 else f"in {len(counts)} images, the first {first}"
+            lines.append(f"{counted(sum(counts.values()), one, several)}{rest} ({where})")
     return lines
 
 
@@ -178,11 +196,12 @@ def convert_image(image: VocImage, *, root: Path, box_origin: int) -> Converted:
     """Converts one image.
 
     Raises:
-        ConversionError: One of its files is missing, damaged, or contradicts the others.
+        ConversionError: One of its files is missing, damaged, contradicts the others, or has a name that is not UTF-8.
     """
     annotation = read_annotation(image.annotation, box_origin=box_origin)
     if image.image is None:
         raise ConversionError(f"{image.annotation}: has no image in {image.annotation.parent.parent / 'JPEGImages'}")
+    file_name = checked_name(image.image.relative_to(root).as_posix(), image.image)
     width, height = _checked_size(image.image, annotation, image.annotation)
     boxes = [
         _clipped(item, width, height, f"{image.annotation}: object {number} ({item.name})")
@@ -215,9 +234,7 @@ def convert_image(image: VocImage, *, root: Path, box_origin: int) -> Converted:
         if mask is not None:
             entry["segmentation"] = mask.segmentation()
         annotations.append(entry)
-    record = ImageRecord(
-        {"file_name": image.image.relative_to(root).as_posix(), "height": height, "width": width}, annotations
-    )
+    record = ImageRecord({"file_name": file_name, "height": height, "width": width}, annotations)
     given = sum(mask is not None for mask in matched)
     return Converted(
         record,

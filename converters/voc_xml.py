@@ -16,6 +16,7 @@ import defusedxml.ElementTree
 from defusedxml.common import DefusedXmlException
 
 from converters.errors import ConversionError
+from converters.folders import unreadable
 
 if TYPE_CHECKING:
     from xml.etree.ElementTree import Element
@@ -65,13 +66,34 @@ def read_annotation(path: Path, *, box_origin: int = 1) -> VocAnnotation:
         box_origin: The number that the data set gives to the first pixel: 1 in Pascal VOC, 0 in some others.
 
     Raises:
-        ConversionError: The file is missing, does not parse, declares entities, or an object lacks its name or box or
-            has a value that cannot be.
+        ConversionError: The file is missing, cannot be read, does not parse, declares entities, or an object
+            lacks its name or box or has a value that cannot be.
     """
+    root = _root(path)
+    objects = tuple(
+        _object(element, f"{path}: object {number}", box_origin)
+        for number, element in enumerate(root.findall("object"), 1)
+    )
+    return VocAnnotation(_size(root, path), objects)
+
+
+def read_names(path: Path) -> frozenset[str]:
+    """Reads no more than the classes of an annotation file's objects.
+
+    Raises:
+        ConversionError: The file is missing, cannot be read, does not parse, or declares entities.
+    """
+    names = ((element.findtext("name") or "").strip() for element in _root(path).findall("object"))
+    return frozenset(name for name in names if name)
+
+
+def _root(path: Path) -> Element:
     try:
         root = defusedxml.ElementTree.parse(path).getroot()
     except FileNotFoundError:
         raise ConversionError(f"{path}: is missing") from None
+    except OSError as error:
+        raise unreadable(path, error) from error
     except DefusedXmlException:
         raise ConversionError(f"{path}: declares XML entities, which annotations do not need; refused") from None
     except (
@@ -83,11 +105,7 @@ def read_annotation(path: Path, *, box_origin: int = 1) -> VocAnnotation:
     if root is None or root.tag != "annotation":
         tag = "nothing" if root is None else f"<{root.tag}>"
         raise ConversionError(f"{path}: begins with {tag}, expected <annotation>")
-    objects = tuple(
-        _object(element, f"{path}: object {number}", box_origin)
-        for number, element in enumerate(root.findall("object"), 1)
-    )
-    return VocAnnotation(_size(root, path), objects)
+    return root
 
 
 def _size(root: Element, path: Path) -> tuple[int, int] | None:

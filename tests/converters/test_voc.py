@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import xml.etree.ElementTree as ElementTree
 
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 from PIL import Image
 
 from converters import ConversionError, convert_voc
-from converters.voc import VOC_CLASSES
+from converters.voc_classes import VOC_CLASSES
 
 
 def read(folder, name):
@@ -81,6 +82,54 @@ def test_other_names_are_sorted_and_collected_over_all_splits(root, write_voc, v
         assert [category["name"] for category in categories] == ["Zebra", "cat", "dog", "person"]
 
 
+def test_ids_do_not_depend_on_the_splits_that_are_converted_together(write_voc, voc_object_xml, tmp_path):
+    names = {"a": "dog", "b": "zebra", "c": "ape", "unlisted": "bee"}
+    images = {image: voc_object_xml(name, (1, 1, 5, 5)) for image, name in names.items()}
+    # The names in train are all among VOC's 20; the others are not.
+    root = write_voc(images, {"train": ["a"], "val": ["b"], "test": ["c"]})
+    write_voc({"a": voc_object_xml("gnu", (1, 1, 5, 5))}, {"train": ["a"]}, year="VOC2007", root=root)
+    expected = [{"id": number, "name": name} for number, name in enumerate(["ape", "bee", "dog", "zebra"], 1)]
+    for splits in (["train"], ["val"], ["test"], None):
+        convert(root, tmp_path / "out", years=["2012"], splits=splits)
+    for split, category in (("train", 3), ("val", 4), ("test", 1)):
+        document = read(tmp_path / "out", f"voc_2012_{split}")
+        assert document["categories"] == expected
+        assert [annotation["category_id"] for annotation in document["annotations"]] == [category]
+
+
+@pytest.mark.parametrize("splits", [["train"], ["val"]])
+def test_names_of_an_image_that_cannot_be_converted_count(root, write_voc, voc_object_xml, tmp_path, splits):
+    write_voc({"d": voc_object_xml("zebra", (1, 1, 5, 5))}, {"train": ["a", "d"]}, root=root)
+    (root / "VOC2012/JPEGImages/d.jpg").write_bytes(b"")
+    report = convert(root, tmp_path / "out", splits=splits, on_error="skip")
+    categories = read(tmp_path / "out", f"voc_2012_{splits[0]}")["categories"]
+    assert [category["name"] for category in categories] == ["cat", "dog", "person", "zebra"]
+    assert report.notes == []
+
+
+def test_annotation_outside_the_splits_that_cannot_be_read_is_told(root, tmp_path):
+    annotations = root / "VOC2012/Annotations"
+    (annotations / "._a.xml").write_bytes(b"\0\5\x16\7")  # another system's attributes of the file a.xml
+    (annotations / "old.xml").write_text("<annotation>")
+    report = convert(root, tmp_path / "out")
+    (note,) = report.notes
+    assert note.startswith("1 annotation file outside the chosen splits could not be searched for classes; the first: ")
+    assert f"{annotations / 'old.xml'}: is not well-formed XML" in note
+    assert report.skipped == []
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="names that are no text exist on Linux only")
+def test_name_that_is_not_utf_8_is_one_line(root, tmp_path):
+    path = root / "VOC2012/JPEGImages/c.jpg"
+    path.rename(path.with_name("c" + os.fsdecode(b".\xff")))
+    with pytest.raises(ConversionError) as caught:
+        convert(root, tmp_path / "out")
+    shown = repr(os.fsencode(path.parent) + b"/c.\xff")
+    assert str(caught.value) == f"{shown}: the name is not valid UTF-8, which JSON needs; rename it"
+    report = convert(root, tmp_path / "out", on_error="skip")
+    assert report.skipped == [str(caught.value)]
+
+
 def test_years_are_joined_by_split(root, write_voc, voc_object_xml, tmp_path):
     write_voc({"x": voc_object_xml("cow", (1, 1, 5, 5))}, {"train": ["x"], "test": ["x"]}, year="VOC2007", root=root)
     convert(root, tmp_path / "out")
@@ -130,8 +179,13 @@ def test_boxes_are_clipped_to_the_image_and_counted(root, write_voc, voc_object_
     report = convert(root, tmp_path / "out", splits=["extra"])
     assert read(tmp_path / "out", "voc_2012_extra")["annotations"][0]["bbox"] == [0, 4, 40, 8]
     (note,) = report.notes
-    assert note.startswith("1 boxes reached outside their image and were clipped; if the data set counts pixels from 0")
-    assert note.endswith("d.xml)")
+    assert note.startswith("1 box reached outside its image and was clipped; if the data set counts pixels from 0")
+    assert note.endswith(f" (in {root / 'VOC2012/Annotations/d.xml'})")
+
+    write_voc({"e": voc_object_xml("dog", (0, 5, 44, 12))}, {"extra": ["d", "e"]}, root=root)
+    (note,) = convert(root, tmp_path / "out", splits=["extra"]).notes
+    assert note.startswith("2 boxes reached outside their image and were clipped; ")
+    assert note.endswith(f" (in 2 images, the first {root / 'VOC2012/Annotations/d.xml'})")
 
 
 def masked_image(write_voc, voc_object_xml):
@@ -166,8 +220,8 @@ def test_objects_without_mask_and_masks_without_object_are_told(write_voc, voc_o
     report = convert(root, tmp_path / "out")
     assert ["segmentation" in a for a in read(tmp_path / "out", "voc_2012_train")["annotations"]] == [True, False]
     assert [note.split(" (")[0] for note in report.notes] == [
-        "1 objects have no mask although their image has masks; they keep their box only",
-        "1 masks fit no object and were left out",
+        "1 object has no mask although its image has masks; it keeps its box only",
+        "1 mask fits no object and was left out",
     ]
 
 

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from converters.errors import ConversionError
-from converters.voc_xml import VocObject, read_annotation
+from converters.voc_xml import VocObject, read_annotation, read_names
 
 BOX = "<bndbox><xmin>1</xmin><ymin>2</ymin><xmax>3</xmax><ymax>4</ymax></bndbox>"
 
@@ -104,3 +104,20 @@ def test_bad_files_are_one_line(parse, text, line):
 def test_missing_file(tmp_path):
     with pytest.raises(ConversionError, match=r"x\.xml: is missing"):
         read_annotation(tmp_path / "x.xml")
+
+
+def test_names_alone_are_those_of_the_objects(tmp_path, voc_object_xml):
+    part = f"<part><name>head</name>{BOX}</part>"
+    objects = voc_object_xml(" dog ", (1, 1, 2, 2)) + voc_object_xml("person", (9, 9, 5, 5), part) + "<object/>"
+    path = tmp_path / "x.xml"
+    path.write_text(f"<annotation><folder><name>x</name></folder>{objects}</annotation>")
+    assert read_names(path) == {"dog", "person"}
+
+
+def test_file_that_may_not_be_read(parse, monkeypatch):
+    def refuse(path):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr("defusedxml.ElementTree.parse", refuse)
+    with pytest.raises(ConversionError, match=r"x\.xml: cannot be read \(Permission denied\)$"):
+        parse("")
