@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from enum import Enum
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from converters.errors import ConversionError
+from converters.report import counted
 from dpipe.cli_errors import one_line_errors
 from dpipe.cli_options import names_beside, several_values
 
@@ -58,7 +60,8 @@ CITYSCAPES_FILES = (
 VOC_FILES = (
     "Writes one file for each split, voc_<years>_<split>.json. Years that have a split of the same name are joined: "
     "--years 2007,2012 --splits trainval writes voc_2007_2012_trainval.json. For a file per year, convert one year at "
-    "a time. In the files, file_name is relative to ROOT."
+    "a time. In the files, file_name is relative to ROOT. Classes are Pascal VOC's 20 or, where another name occurs, "
+    "the names in all annotation files of the chosen years, sorted: their ids do not depend on the splits chosen."
 )
 
 
@@ -67,7 +70,7 @@ def cityscapes(
     root: Annotated[
         Path | None,
         typer.Argument(
-            help="Folder with leftImg8bit and gtFine (default: $CITYSCAPES_DATASET, then data/cityscapes)",
+            help="Folder with leftImg8bit and gtFine (default: $CITYSCAPES_DATASET if set, else data/cityscapes)",
             show_default=False,
         ),
     ] = None,
@@ -145,10 +148,12 @@ def _show(report: ConversionReport) -> None:
         table.add_row(split.name, *map(str, counts))
     Console(markup=False, highlight=False).print(table)
     for split in report.splits:
-        typer.echo(f"{split.name}: {split.path}")  # below the table, whose columns would break a path into pieces
+        # Below the table, whose columns would break a path into pieces. Bytes that are no text cannot be printed.
+        path = os.fsencode(split.path).decode(errors="backslashreplace")
+        typer.echo(f"{split.name}: {path}")
     for note in report.notes:
         typer.echo(note, err=True)
     if report.skipped:
-        typer.echo(f"left out {len(report.skipped)} images because of errors:", err=True)
+        typer.echo(f"left out {counted(len(report.skipped), 'image')} because of errors:", err=True)
         for line in report.skipped:
             typer.echo(f"  {line}", err=True)

@@ -135,14 +135,27 @@ def test_skip_lists_what_was_left_out_and_exits_0(run, streets, tmp_path):
     result = run("cityscapes", streets, "-o", tmp_path / "out", "--on-error", "skip")
     assert result.exit_code == 0
     first, second = result.stderr.splitlines()
-    assert first == "left out 1 images because of errors:"
+    assert first == "left out 1 image because of errors:"
     assert "val_1_gtFine_instanceIds.png: is missing" in second
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="names that are no text exist on Linux only")
+def test_root_whose_name_is_not_utf_8(streets, tmp_path):
+    root = streets.rename(tmp_path / os.fsdecode(b"s\xff"))
+    command = [sys.executable, "-c", "from dpipe.cli import main; main()", "convert", "cityscapes", str(root)]
+    environment = {**os.environ, "PYTHONIOENCODING": "utf-8:strict"}  # as with most locales
+    done = subprocess.run([*command, "--splits", "val"], capture_output=True, env=environment)
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert rb"s\xff/annotations/instancesonly_filtered_gtFine_val.json" in done.stdout
 
 
 def test_help_says_which_files_are_written(run):
     text = " ".join(run("voc", "--help").stdout.split())
     assert "voc_<years>_<split>.json" in text
     assert "--years 2007,2012 --splits trainval writes voc_2007_2012_trainval.json" in text
+    assert "their ids do not depend on the splits chosen" in text
+    text = " ".join(run("cityscapes", "--help").stdout.replace("│", " ").split())
+    assert "(default: $CITYSCAPES_DATASET if set, else data/cityscapes)" in text
 
 
 def test_import_stays_light():
