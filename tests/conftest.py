@@ -9,6 +9,8 @@ import pytest
 
 # As the detect command does, before PyTorch loads: waiting threads of two test processes must not starve each other.
 os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+# Tests reach no network: albumentations would look for a newer version of itself.
+os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
 
 
 @pytest.fixture(scope="session")
