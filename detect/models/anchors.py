@@ -10,12 +10,12 @@ import math
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from dpipe.errors import InputError
 
 
-class AnchorGenerator:
+class AnchorGenerator(nn.Module):
     """Anchors of a pyramid, unrounded, the centre of cell (i, j) being (j * stride, i * stride).
 
     Args:
@@ -28,45 +28,46 @@ class AnchorGenerator:
     """
 
     def __init__(self, strides: Sequence[int], scales: Sequence[float], ratios: Sequence[float]) -> None:
+        super().__init__()
         for name, values in (("strides", strides), ("scales", scales), ("ratios", ratios)):
             if not values or not all(0 < value < math.inf for value in values):
                 raise InputError(f"anchors need {name} above 0, at least one, got {list(values)}")
         self.strides = tuple(strides)
         root_ratios = torch.tensor(list(ratios), dtype=torch.float32).sqrt()
         sides = torch.tensor(list(scales), dtype=torch.float32)
-        self.base_anchors = []
+        base_anchors = []
         for stride in self.strides:
             widths = (stride * (1 / root_ratios)[:, None] * sides).reshape(-1)  # (A,) ratio by ratio
             heights = (stride * root_ratios[:, None] * sides).reshape(-1)
-            self.base_anchors.append(0.5 * torch.stack([-widths, -heights, widths, heights], dim=1))
+            base_anchors.append(0.5 * torch.stack([-widths, -heights, widths, heights], dim=1))
+        # On the device with the model, so that no iteration copies them there; no part of checkpoints.
+        self.base_anchors: Tensor
+        self.register_buffer("base_anchors", torch.stack(base_anchors), persistent=False)  # (L, A, 4)
 
     @property
     def num_anchors(self) -> int:
         """A: anchors at each position."""
-        return len(self.base_anchors[0])
+        return self.base_anchors.shape[1]
 
-    def grids(self, sizes: Sequence[tuple[int, int]], device: torch.device | str = "cpu") -> list[Tensor]:
+    def grids(self, sizes: Sequence[tuple[int, int]]) -> list[Tensor]:
         """Anchors of every level.
 
         Args:
             sizes: (H, W) of each level's feature map.
-            device: Where to make them.
 
         Returns:
             For each level (H * W * A, 4) float32: row by row, position by position, anchor by anchor.
         """
-        grids = []
+        grids, device = [], self.base_anchors.device
         for (height, width), stride, base in zip(sizes, self.strides, self.base_anchors, strict=True):
             y = torch.arange(height, device=device, dtype=torch.float32) * stride
             x = torch.arange(width, device=device, dtype=torch.float32) * stride
             yy, xx = torch.meshgrid(y, x, indexing="ij")
             shifts = torch.stack([xx, yy, xx, yy], dim=-1).reshape(-1, 1, 4)  # (H * W, 1, 4)
-            grids.append((shifts + base.to(device)).reshape(-1, 4))
+            grids.append((shifts + base).reshape(-1, 4))
         return grids
 
-    def inside_padding(
-        self, sizes: Sequence[tuple[int, int]], padded_size: tuple[int, int], device: torch.device | str = "cpu"
-    ) -> list[Tensor]:
+    def inside_padding(self, sizes: Sequence[tuple[int, int]], padded_size: tuple[int, int]) -> list[Tensor]:
         """Which anchors stand on a position that one image, padded by itself, would have.
 
         A batch is padded to its largest image; positions beyond an image's own padded size have no loss.
@@ -74,12 +75,11 @@ class AnchorGenerator:
         Args:
             sizes: (H, W) of each level's feature map.
             padded_size: (height, width) in pixels of the image with its own padding.
-            device: Where to make them.
 
         Returns:
             For each level (H * W * A,) bool.
         """
-        flags = []
+        flags, device = [], self.base_anchors.device
         for (height, width), stride in zip(sizes, self.strides, strict=True):
             rows = torch.arange(height, device=device) < math.ceil(padded_size[0] / stride)
             columns = torch.arange(width, device=device) < math.ceil(padded_size[1] / stride)

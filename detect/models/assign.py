@@ -83,7 +83,8 @@ class MaxIoUAssigner:
             ignore_boxes: (k, 4) ignore regions.
         """
         n = len(priors)
-        # Without ground truths it is as if there were one far away: all priors are negative.
+        # Without ground truths it is as if there were one far away: all priors are negative. Ignore regions spare
+        # theirs all the same, on purpose: OpenMMLab forgets them in an image that has nothing else.
         ious = pairwise_iou(gt_boxes, priors) if len(gt_boxes) else priors.new_zeros((1, n))  # (G, n)
         if self.ignore_iof_thr > 0 and len(ignore_boxes) and n:
             ignored = pairwise_iof(priors, ignore_boxes).amax(dim=1) > self.ignore_iof_thr

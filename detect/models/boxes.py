@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torchvision.ops import batched_nms
 
 if TYPE_CHECKING:
@@ -90,7 +90,7 @@ def blocks(num_rows: int, row_length: int) -> list[slice]:
     return [slice(start, start + step) for start in range(0, num_rows, step)]
 
 
-class DeltaCoder:
+class DeltaCoder(nn.Module):
     """Boxes as deltas from priors: shifts in units of the prior's size, logs of scales (arXiv 1311.2524, appendix C).
 
     Args:
@@ -98,7 +98,10 @@ class DeltaCoder:
     """
 
     def __init__(self, stds: Sequence[float] = (1.0, 1.0, 1.0, 1.0)) -> None:
-        self.stds = tuple(stds)
+        super().__init__()
+        # On the device with the model, so that no iteration copies them there; no part of checkpoints.
+        self.stds: Tensor
+        self.register_buffer("stds", torch.tensor(list(stds), dtype=torch.float32), persistent=False)
 
     def encode(self, priors: Tensor, boxes: Tensor) -> Tensor:
         """Deltas (..., 4) that take priors (..., 4) to boxes (..., 4)."""
@@ -107,7 +110,7 @@ class DeltaCoder:
         prior_centres = (priors[..., :2] + priors[..., 2:]) * 0.5
         centres = (boxes[..., :2] + boxes[..., 2:]) * 0.5
         deltas = torch.cat([(centres - prior_centres) / prior_sizes, torch.log(sizes / prior_sizes)], dim=-1)
-        return deltas / deltas.new_tensor(self.stds)
+        return deltas / self.stds
 
     def decode(self, priors: Tensor, deltas: Tensor, bounds: Tensor | None = None) -> Tensor:
         """Boxes that deltas describe.
@@ -120,7 +123,7 @@ class DeltaCoder:
         Returns:
             Boxes (..., 4).
         """
-        deltas = deltas * deltas.new_tensor(self.stds)
+        deltas = deltas * self.stds
         prior_sizes = priors[..., 2:] - priors[..., :2]
         prior_centres = (priors[..., :2] + priors[..., 2:]) * 0.5
         centres = prior_centres + prior_sizes * deltas[..., :2]
@@ -136,7 +139,15 @@ def clip_boxes(boxes: Tensor, bounds: Tensor) -> Tensor:
 
 def image_bounds(targets: Sequence[Target], like: Tensor) -> Tensor:
     """Width and height of each image without padding: (N, 2), of the dtype and on the device of ``like``."""
-    return like.new_tensor([(target.size[1], target.size[0]) for target in targets]).reshape(-1, 2)
+    return on_device([side for target in targets for side in target.size[::-1]], like).reshape(-1, 2)
+
+
+def on_device(values: Sequence[float], like: Tensor) -> Tensor:
+    """A few numbers (k,) as a tensor of the dtype and on the device of ``like``.
+
+    They travel with the kernels that write them. A tensor made of a list is copied, and the copy waits for the device.
+    """
+    return torch.stack([like.new_full((), value) for value in values])
 
 
 def boxes_to_rois(boxes: Sequence[Tensor]) -> Tensor:

@@ -10,6 +10,7 @@ import torch
 from pycocotools import mask as coco_mask
 from torch import Tensor
 
+from detect.models.boxes import on_device
 from dpipe.errors import InputError
 
 if TYPE_CHECKING:
@@ -87,6 +88,6 @@ def to_original(boxes: Tensor, target: Target) -> Tensor:
             f"image {target.file_name!r}: predictions can be brought back only from a resized image, "
             "but the test transforms also turn, shear or mirror it"
         )
-    shifts = boxes.new_tensor([shift_x, shift_y, shift_x, shift_y])
-    scales = boxes.new_tensor([scale_x, scale_y, scale_x, scale_y])
+    shifts = on_device([shift_x, shift_y] * 2, boxes)
+    scales = on_device([scale_x, scale_y] * 2, boxes)
     return (boxes - shifts) / scales

@@ -75,7 +75,7 @@ class TwoStageDetector(nn.Module):
             return self._losses(levels, targets)
         features = self.neck(levels)
         proposals = cast(DenseHead, self.rpn_head).propose(features, targets)
-        return cast(RoIHead, self.roi_head).predict(features, [boxes for boxes, _ in proposals], targets)
+        return cast(RoIHead, self.roi_head).predict(_contiguous(features), [boxes for boxes, _ in proposals], targets)
 
     def _check_levels(self) -> None:
         """Checks what the heads take the levels to be against what backbone and neck tell of them.
@@ -112,10 +112,15 @@ class TwoStageDetector(nn.Module):
         # A dense head that is a detector of its own calls its losses as a RoI head does.
         losses = {name if "rpn" in name else f"rpn_{name}": value for name, value in rpn_losses.items()}
         samples = roi_head.sample([boxes for boxes, _ in proposals], targets)
-        losses.update(roi_head.loss(features, samples, targets))
+        losses.update(roi_head.loss(_contiguous(features), samples, targets))
         if self.auxiliary_head is not None:
-            losses.update(self.auxiliary_head.loss(laterals, samples, targets))
+            losses.update(self.auxiliary_head.loss(_contiguous(laterals), samples, targets))
         return losses
+
+
+def _contiguous(levels: Sequence[Tensor]) -> list[Tensor]:
+    """Levels (N, C, H_l, W_l) as RoIAlign reads them, which would else copy a channels_last level at each call."""
+    return [level.contiguous() for level in levels]
 
 
 def total_loss(losses: Mapping[str, Tensor]) -> Tensor:

@@ -17,7 +17,7 @@ from torch import Tensor
 from torchvision.ops import roi_align
 
 from detect.models.assign import Samples
-from detect.models.boxes import clip_boxes
+from detect.models.boxes import clip_boxes, on_device
 from detect.models.detections import RunLengths
 from detect.models.run_lengths import Ints, run_lengths_of
 from dpipe.errors import InputError
@@ -68,7 +68,7 @@ def _bitmap_coverage(bitmaps: Tensor, boxes: Tensor, instances: Tensor, size: in
     if len(boxes) == 0:
         return boxes.new_zeros((0, size, size))
     height, width = bitmaps.shape[1:]
-    clipped = clip_boxes(boxes, boxes.new_tensor([width, height]))
+    clipped = clip_boxes(boxes, on_device([width, height], boxes))
     rois = torch.cat([instances[:, None].to(boxes.dtype), clipped], dim=1)  # the instance is the RoI's image
     return roi_align(bitmaps[:, None].to(boxes.dtype), rois, size, sampling_ratio=-1, aligned=True)[:, 0]
 

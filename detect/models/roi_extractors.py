@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torchvision.ops import roi_align
 
 from detect.models.arguments import Count, CountOrZero, Counts
+from detect.models.boxes import on_device
 from detect.models.channels import common_channels
 from detect.models.layers import xavier_init
 from detect.registry import MODELS
@@ -186,7 +187,7 @@ def pool_level(
     """
     if alignment == "legacy":
         # Half a cell further is what `aligned` subtracts again; 1 px more makes inclusive corners continuous.
-        shift = rois.new_tensor([0, 0, 0, 1, 1]) + rois.new_tensor([0, 1, 1, 1, 1]) * (stride / 2)
+        shift = on_device([0, *[stride / 2] * 2, *[1 + stride / 2] * 2], rois)
         rois = rois + shift
     # Corners need float32: in bfloat16 one at 2000 px is off by pixels.
     dtype = torch.promote_types(feature.dtype, torch.float32)

@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from detect.models.assign import MaxIoUAssigner, RandomSampler
 from detect.models.backbones import ResNet
@@ -18,7 +19,7 @@ from detect.models.necks.fpn import FPN
 from detect.models.roi_extractors import SingleRoIExtractor, SoftRoIExtractor, extract_all_levels
 from detect.models.roi_heads.auxiliary import AuxiliaryHead
 from detect.models.roi_heads.bbox_head import Shared2FCBBoxHead
-from detect.models.roi_heads.boxes import box_losses
+from detect.models.roi_heads.boxes import box_losses, refine_rois
 from detect.models.roi_heads.cascade import CascadeRoIHead
 from detect.models.roi_heads.mask_head import FCNMaskHead
 from detect.models.roi_heads.standard import StandardRoIHead
@@ -240,22 +241,23 @@ def test_anchors_in_the_padding_of_the_batch_are_not_trained():
     head = RPNHead(8, STRIDES, sampler=RandomSampler(100_000, 0.5, add_gt_as_proposals=False))
     sizes = [(16, 24), (8, 12), (4, 6), (2, 3), (1, 2)]
     targets = [make_target([], size=(20, 30)), make_target([], size=(64, 96))]
-    _, (small, large) = head.sample_anchors(sizes, targets)
+    small, large = head.sample_anchors(torch.cat(head.anchors.grids(sizes)), sizes, targets)
     assert len(small.negatives) == 3 * (8 * 8 + 4 * 4 + 2 * 2 + 1 + 1)
     assert len(large.negatives) == 3 * sum(h * w for h, w in sizes)
 
 
-def test_auxiliary_losses_are_the_sum_over_levels():
+@pytest.mark.parametrize("num_levels", [3, 4])
+def test_auxiliary_losses_are_the_sum_over_levels(num_levels):
     model = build("cascade")
     head = model.auxiliary_head
     targets = [make_target(OBJECTS), make_target(OBJECTS[:1])]
     proposals = [torch.tensor([[12.0, 8.0, 48.0, 52.0], [60.0, 5.0, 80.0, 30.0]])] * 2
     samples = model.roi_head.sample(proposals, targets)
-    laterals = [torch.randn(2, 8, 64 // s, 96 // s) for s in STRIDES[:4]]
+    laterals = [torch.randn(2, 8, 64 // s, 96 // s) for s in STRIDES[:num_levels]]
     losses = head.loss(laterals, samples, targets)
     rois = torch.cat([torch.cat([torch.full((len(s.boxes), 1), float(i)), s.boxes], 1) for i, s in enumerate(samples)])
-    pooled = extract_all_levels(laterals, rois, STRIDES[:4], 7, 2)
-    levels = [box_losses(head.bbox_head, *head.bbox_head(pooled[:, level]), samples) for level in range(4)]
+    pooled = extract_all_levels(laterals, rois, STRIDES[:num_levels], 7, 2)
+    levels = [box_losses(head.bbox_head, *head.bbox_head(pooled[:, level]), samples) for level in range(num_levels)]
     for ours, name in (("loss_aux_cls", "loss_cls"), ("loss_aux_bbox", "loss_bbox")):
         torch.testing.assert_close(losses[ours], 0.25 * sum(level[name] for level in levels))
 
@@ -342,3 +344,125 @@ def test_full_size_names_of_a_standard_head(parity, name, classes, masks):
         )
     expected = {key.removeprefix("roi_head."): shape for key, shape in keys.items() if key.startswith("roi_head.")}
     assert {key: list(tensor.shape) for key, tensor in head.state_dict().items()} == expected
+
+
+class Calls(TorchDispatchMode):
+    """Notes the names of operators, and whether the levels that RoIAlign reads lie as it wants them."""
+
+    def __init__(self):
+        super().__init__()
+        self.names, self.levels = set(), []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.names.add(func.name())
+        if func.name() == "torchvision::roi_align":
+            self.levels.append(args[0].is_contiguous())
+        return func(*args, **(kwargs or {}))
+
+
+def test_proposing_copies_no_list_to_the_device(monkeypatch):
+    """Each such copy waits until a GPU has done all before it. Anchors are made once for losses and proposals."""
+    model, targets = build("cascade").train(), [make_target(OBJECTS), make_target([], size=(50, 60))]
+    features = [torch.randn(2, 8, 64 // s, 96 // s) for s in STRIDES]
+    model.rpn_head.allowed_border = 0.0
+    grids, made = model.rpn_head.anchors.grids, []
+    monkeypatch.setattr(model.rpn_head.anchors, "grids", lambda sizes: made.append(sizes) or grids(sizes))
+    with Calls() as calls:
+        model.rpn_head.loss_and_propose(features, targets)
+    assert len(made) == 1
+    assert "aten::convolution" in calls.names
+    assert "aten::lift_fresh" not in calls.names
+
+
+@pytest.mark.parametrize("kind", ["mask_rcnn", "cascade"])
+def test_levels_are_laid_out_once_for_all_rois(kind):
+    model, targets = build(kind), [make_target(OBJECTS)]
+    images = torch.randn(1, 3, 64, 96).contiguous(memory_format=torch.channels_last)
+    assert not model.neck(model.backbone(images))[0].is_contiguous()
+    for mode in (True, False):
+        with Calls() as calls:
+            model.train(mode)(images, targets)
+        assert calls.levels
+        assert all(calls.levels)
+
+
+def test_anchors_and_deviations_go_with_the_model_and_not_into_checkpoints():
+    model = build("cascade").to("meta")
+    assert model.rpn_head.anchors.base_anchors.device.type == "meta"
+    assert model.roi_head.bbox_head[1].coder.stds.device.type == "meta"
+    assert not [name for name in model.state_dict() if "anchors" in name or "coder" in name]
+
+
+def test_the_divisor_of_padding_decides_which_anchors_are_the_images_own():
+    sizes = [(16, 24), (8, 12), (4, 6), (2, 3), (1, 2)]
+    everything = RandomSampler(100_000, 0.5, add_gt_as_proposals=False)
+    counts = {}
+    for divisor in (1, 16, 32):
+        head = RPNHead(8, STRIDES, sampler=everything, pad_divisor=divisor)
+        anchors = torch.cat(head.anchors.grids(sizes))
+        (sample,) = head.sample_anchors(anchors, sizes, [make_target([], size=(20, 33))])
+        counts[divisor] = len(sample.negatives)
+    assert counts == {
+        1: 3 * (5 * 9 + 3 * 5 + 2 * 3 + 1 * 2 + 1),
+        16: 3 * (8 * 12 + 4 * 6 + 2 * 3 + 1 * 2 + 1),
+        32: 3 * (8 * 16 + 4 * 8 + 2 * 4 + 1 * 2 + 1),
+    }
+
+
+def test_rois_of_the_next_stage_move_with_their_best_object_class():
+    """Deltas of each class differ; the background's logit is the greatest, and it has no deltas."""
+    head = Shared2FCBBoxHead(8, 3, fc_out_channels=4, target_stds=(1, 1, 1, 1))
+    rois = torch.tensor([[0, 10, 10, 20, 20], [0, 10, 10, 20, 20], [0, 10, 10, 20, 20.0]])
+    logits = torch.tensor([[1.0, 3.0, 2.0, 9.0], [5.0, 3.0, 2.0, 9.0], [1.0, 2.0, 4.0, 0.0]])
+    shifts = torch.tensor([0.1, 0.2, 0.3])  # of the classes, in widths
+    deltas = torch.zeros(3, 3, 4)
+    deltas[:, :, 0] = shifts
+    bounds = torch.tensor([[100.0, 50.0]])
+    refined = refine_rois(head, rois, logits, deltas.flatten(1), bounds)
+    torch.testing.assert_close(refined[:, 1], torch.tensor([12.0, 11.0, 13.0]))
+    torch.testing.assert_close(refined[:, [2, 4]], rois[:, [2, 4]])
+    # In training the ground truth's class decides, but for the background's RoIs (label 3).
+    trained = refine_rois(head, rois, logits, deltas.flatten(1), bounds, torch.tensor([2, 3, 0]))
+    torch.testing.assert_close(trained[:, 1], torch.tensor([13.0, 11.0, 11.0]))
+
+
+def test_a_cascade_refines_by_the_labels_in_training():
+    """The second stage sees the RoIs where the first one's deltas for their own classes take them."""
+    torch.manual_seed(0)
+    heads = [bbox_head(target_stds=(1.0, 1.0, 1.0, 1.0)) for _ in range(2)]
+    for head in heads:
+        torch.nn.init.zeros_(head.fc_reg.weight)
+        head.fc_reg.bias.data = torch.tensor([0.0, 0.1, 0.2])[:, None].mul(torch.tensor([1.0, 0, 0, 0])).flatten()
+        torch.nn.init.zeros_(head.fc_cls.weight)
+        head.fc_cls.bias.data = torch.tensor([3.0, 2.0, 1.0, 9.0])  # the background, else class 0
+    assigner = MaxIoUAssigner(0.5, 0.5, match_low_quality=False)
+    roi_head = CascadeRoIHead(
+        SingleRoIExtractor(7, STRIDES),
+        heads,
+        assigner=[assigner, assigner],
+        sampler=RandomSampler(10, 1.0, add_gt_as_proposals=False),
+        stage_loss_weights=(1, 1),
+    )
+    objects = [(10, 10, 30, 30), (40, 10, 60, 30), (10, 40, 30, 60)]
+    target = make_target(objects)
+    seen = []
+    roi_head.bbox_roi_extractor.register_forward_hook(lambda _, inputs, out: seen.append(inputs[1]))
+    features = [torch.randn(1, 8, 64 // s, 96 // s) for s in STRIDES]
+    roi_head.loss(features, roi_head.sample([target.boxes], [target]), [target])
+    moved = target.boxes + 20 * torch.tensor([[0.0], [0.1], [0.2]]) * torch.tensor([1.0, 0, 1, 0])
+    torch.testing.assert_close(seen[0][:, 1:], target.boxes)
+    torch.testing.assert_close(seen[1][:, 1:], moved)
+
+
+def test_consistent_supervision_weighs_a_quarter():
+    model, targets = build("cascade"), [make_target(OBJECTS)]
+    proposals = [torch.tensor([[12.0, 8.0, 48.0, 52.0]])]
+    samples = model.roi_head.sample(proposals, targets)
+    laterals = [torch.randn(1, 8, 64 // s, 96 // s) for s in STRIDES[:4]]
+    found = model.auxiliary_head.loss(laterals, samples, targets)
+    plain = AuxiliaryHead(STRIDES, model.auxiliary_head.bbox_head, model.auxiliary_head.mask_head, loss_weight=1.0)
+    whole = plain.loss(laterals, samples, targets)
+    assert set(found) == {"loss_aux_cls", "loss_aux_bbox", "loss_aux_mask"}
+    for name, value in found.items():
+        torch.testing.assert_close(value, 0.25 * whole[name])
+        assert value > 0

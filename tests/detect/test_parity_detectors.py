@@ -273,7 +273,8 @@ def test_training_targets(reference):
 
     # Anchors: labels (0 object, 1 background) and weights, level by level.
     sizes = recorder.outputs["rpn_head"][0].sizes
-    anchors, samples = model.rpn_head.sample_anchors(sizes, targets)
+    anchors = torch.cat(model.rpn_head.anchors.grids(sizes))
+    samples = model.rpn_head.sample_anchors(anchors, sizes, targets)
     labels = torch.ones(2, len(anchors), dtype=torch.int64)
     weights = torch.zeros(2, len(anchors))
     for i, sample in enumerate(samples):

@@ -19,7 +19,7 @@ from torch.nn import functional as F
 from detect.models.anchors import AnchorGenerator
 from detect.models.arguments import Count, Counts, NotNegative, Positives, Probability, Stds, check_loss
 from detect.models.assign import Assigner, MaxIoUAssigner, RandomSampler, Sampler
-from detect.models.boxes import DeltaCoder, group_nms, image_bounds
+from detect.models.boxes import DeltaCoder, group_nms, image_bounds, on_device
 from detect.models.channels import common_channels
 from detect.models.interfaces import Proposals
 from detect.models.losses import CrossEntropyLoss, SmoothL1Loss
@@ -154,40 +154,42 @@ class RPNHead(nn.Module):
 
     def loss(self, features: Sequence[Tensor], targets: Sequence[Target]) -> dict[str, Tensor]:
         """``loss_rpn_cls`` and ``loss_rpn_bbox``, scalars summed over levels."""
-        return self._loss(self(features), targets)
+        outputs = self(features)
+        return self._loss(outputs, self.anchors.grids(outputs.sizes), targets)
 
     def propose(self, features: Sequence[Tensor], targets: Sequence[Target]) -> list[Proposals]:
         """For each image the best boxes and their scores, without gradient."""
-        return self._propose(self(features), targets)
+        outputs = self(features)
+        return self._propose(outputs, self.anchors.grids(outputs.sizes), targets)
 
     def loss_and_propose(
         self, features: Sequence[Tensor], targets: Sequence[Target]
     ) -> tuple[dict[str, Tensor], list[Proposals]]:
         """Losses and proposals of one forward pass."""
         outputs = self(features)
-        return self._loss(outputs, targets), self._propose(outputs, targets)
+        grids = self.anchors.grids(outputs.sizes)
+        return self._loss(outputs, grids, targets), self._propose(outputs, grids, targets)
 
     def sample_anchors(
-        self, sizes: Sequence[tuple[int, int]], targets: Sequence[Target]
-    ) -> tuple[Tensor, list[AnchorSamples]]:
+        self, anchors: Tensor, sizes: Sequence[tuple[int, int]], targets: Sequence[Target]
+    ) -> list[AnchorSamples]:
         """Assigns and samples the anchors of every image.
 
         Args:
+            anchors: (n, 4) of all levels.
             sizes: (H, W) of each level's feature map.
             targets: N targets.
 
         Returns:
-            All anchors (n, 4) and, for each image, which of them take part.
+            For each image, which anchors take part.
         """
-        device = targets[0].boxes.device
-        anchors = torch.cat(self.anchors.grids(sizes, device))
         samples = []
         for target in targets:
             height, width = target.size
             padded = (_round_up(height, self.pad_divisor), _round_up(width, self.pad_divisor))
-            usable = torch.cat(self.anchors.inside_padding(sizes, padded, device))
+            usable = torch.cat(self.anchors.inside_padding(sizes, padded))
             if self.allowed_border >= 0:
-                limits = anchors.new_tensor([width, height]) + self.allowed_border
+                limits = on_device([width + self.allowed_border, height + self.allowed_border], anchors)
                 usable &= (anchors[:, :2] >= -self.allowed_border).all(1) & (anchors[:, 2:] < limits).all(1)
             candidates = usable.nonzero().squeeze(1)
             assignment = self.assigner.assign(anchors[candidates], target.boxes, target.ignore_boxes)
@@ -195,10 +197,11 @@ class RPNHead(nn.Module):
             samples.append(
                 AnchorSamples(candidates[positives], candidates[negatives], assignment.gt_indices[positives])
             )
-        return anchors, samples
+        return samples
 
-    def _loss(self, outputs: RPNOutputs, targets: Sequence[Target]) -> dict[str, Tensor]:
-        anchors, samples = self.sample_anchors(outputs.sizes, targets)
+    def _loss(self, outputs: RPNOutputs, grids: Sequence[Tensor], targets: Sequence[Target]) -> dict[str, Tensor]:
+        anchors = torch.cat(list(grids))
+        samples = self.sample_anchors(anchors, outputs.sizes, targets)
         avg_factor = sum(s.avg_factor for s in samples)
         logits = torch.cat(outputs.flat_logits(), dim=1)  # (N, n)
         deltas = torch.cat(outputs.flat_deltas(), dim=1)  # (N, n, 4)
@@ -219,13 +222,12 @@ class RPNHead(nn.Module):
         return {"loss_rpn_cls": loss_cls, "loss_rpn_bbox": loss_bbox}
 
     @torch.no_grad()
-    def _propose(self, outputs: RPNOutputs, targets: Sequence[Target]) -> list[Proposals]:
+    def _propose(self, outputs: RPNOutputs, grids: Sequence[Tensor], targets: Sequence[Target]) -> list[Proposals]:
         nms_pre, max_per_img = (
             (self.train_nms_pre, self.train_max_per_img)
             if self.training
             else (self.test_nms_pre, self.test_max_per_img)
         )
-        grids = self.anchors.grids(outputs.sizes, outputs.logits[0].device)
         level_logits, level_anchors, level_deltas, level_numbers = [], [], [], []
         for level, (logits, deltas, anchors) in enumerate(
             zip(outputs.flat_logits(), outputs.flat_deltas(), grids, strict=True)
