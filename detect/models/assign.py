@@ -6,7 +6,7 @@ Shapes and names:
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated, Protocol
 
 import torch
@@ -175,6 +175,8 @@ class Samples:
         gt_boxes: (P, 4) its box.
         gt_labels: (P,) its label.
         is_gt: (P,) bool, whether the positive is itself a ground truth that was put among the proposals.
+        mask_targets: By side S what masks are trained on, (at most P, S, S), once a head has asked for it: others that
+            are trained on the same samples need not compute it again.
     """
 
     boxes: Tensor
@@ -182,6 +184,7 @@ class Samples:
     gt_boxes: Tensor
     gt_labels: Tensor
     is_gt: Tensor
+    mask_targets: dict[int, Tensor] = field(default_factory=dict, repr=False, compare=False)
 
     @property
     def num_positives(self) -> int:

@@ -14,6 +14,7 @@ from detect.models.backbones import ResNet
 from detect.models.dense_heads.rpn import RPNHead
 from detect.models.detections import Detections
 from detect.models.detectors import TwoStageDetector, total_loss
+from detect.models.masks import mask_targets
 from detect.models.necks.augfpn import AugFPN
 from detect.models.necks.fpn import FPN
 from detect.models.roi_extractors import SingleRoIExtractor, SoftRoIExtractor, extract_all_levels
@@ -452,6 +453,22 @@ def test_a_cascade_refines_by_the_labels_in_training():
     moved = target.boxes + 20 * torch.tensor([[0.0], [0.1], [0.2]]) * torch.tensor([1.0, 0, 1, 0])
     torch.testing.assert_close(seen[0][:, 1:], target.boxes)
     torch.testing.assert_close(seen[1][:, 1:], moved)
+
+
+def test_mask_targets_are_computed_once_for_heads_of_the_same_rois(monkeypatch):
+    """Three stages and the auxiliary head, which is trained on the first stage's RoIs: three times, image by image."""
+    computed = []
+
+    def count(samples, targets, size):
+        computed.append(size)
+        return mask_targets(samples, targets, size)
+
+    monkeypatch.setattr("detect.models.roi_heads.masks.mask_targets", count)
+    model, targets = build("cascade").train(), [make_target(OBJECTS), make_target([])]
+    model(torch.randn(2, 3, 64, 96), targets)
+    assert computed == [28] * 6
+    model(torch.randn(2, 3, 64, 96), targets)
+    assert len(computed) == 12
 
 
 def test_consistent_supervision_weighs_a_quarter():

@@ -25,7 +25,6 @@ from detect.models.assign import Assigner, MaxIoUAssigner, RandomSampler, Sample
 from detect.models.boxes import boxes_to_rois, image_bounds
 from detect.models.detections import Detections
 from detect.models.interfaces import BBoxHead, MaskHead
-from detect.models.masks import mask_targets
 from detect.models.roi_heads.boxes import box_losses, detect_boxes, refine_rois, roi_labels
 from detect.models.roi_heads.masks import (
     mask_loss,
@@ -33,6 +32,7 @@ from detect.models.roi_heads.masks import (
     positive_labels,
     positive_rois,
     predict_masks,
+    shared_mask_targets,
     with_masks,
 )
 from detect.registry import MODELS
@@ -129,7 +129,7 @@ class CascadeRoIHead(nn.Module):
                 mask_head = cast(MaskHead, self.mask_head[stage])
                 masked = masked_positives(samples, targets)
                 mask_logits = mask_head(self.mask_roi_extractor(features, positive_rois(masked)))
-                gt_masks = mask_targets(masked, targets, mask_logits.shape[-1])
+                gt_masks = shared_mask_targets(samples, masked, targets, mask_logits.shape[-1])
                 stage_losses["loss_mask"] = mask_loss(mask_head, mask_logits, positive_labels(masked), gt_masks)
             for name, value in stage_losses.items():
                 losses[f"s{stage}.{name}"] = value * weight if "loss" in name else value

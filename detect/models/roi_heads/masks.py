@@ -17,7 +17,7 @@ from detect.models.assign import Samples
 from detect.models.boxes import boxes_to_rois
 from detect.models.detections import Detections, to_original
 from detect.models.interfaces import MaskHead
-from detect.models.masks import encode_masks
+from detect.models.masks import encode_masks, mask_targets
 
 if TYPE_CHECKING:
     from dpipe.target import Target
@@ -41,6 +41,23 @@ def masked_positives(samples: Sequence[Samples], targets: Sequence[Target]) -> l
             )
         )
     return chosen
+
+
+def shared_mask_targets(
+    samples: Sequence[Samples], masked: Sequence[Samples], targets: Sequence[Target], size: int
+) -> Tensor:
+    """Mask targets (P, S, S), computed once for all heads that are trained on the same samples.
+
+    Args:
+        samples: N images' samples, which keep what was computed.
+        masked: Their :func:`masked_positives`.
+        targets: N targets.
+        size: S.
+    """
+    for sample, positives, target in zip(samples, masked, targets, strict=True):
+        if size not in sample.mask_targets:
+            sample.mask_targets[size] = mask_targets([positives], [target], size)
+    return torch.cat([sample.mask_targets[size] for sample in samples])
 
 
 def positive_rois(samples: Sequence[Samples]) -> Tensor:

@@ -12,7 +12,6 @@ from detect.models.assign import Assigner, MaxIoUAssigner, RandomSampler, Sample
 from detect.models.boxes import boxes_to_rois
 from detect.models.detections import Detections
 from detect.models.interfaces import BBoxHead, MaskHead
-from detect.models.masks import mask_targets
 from detect.models.roi_heads.boxes import box_losses, detect_boxes
 from detect.models.roi_heads.masks import (
     mask_loss,
@@ -20,6 +19,7 @@ from detect.models.roi_heads.masks import (
     positive_labels,
     positive_rois,
     predict_masks,
+    shared_mask_targets,
     with_masks,
 )
 from detect.registry import MODELS
@@ -93,7 +93,7 @@ class StandardRoIHead(nn.Module):
         if self.mask_head is not None and self.mask_roi_extractor is not None:
             masked = masked_positives(samples, targets)
             mask_logits = self.mask_head(self.mask_roi_extractor(features, positive_rois(masked)))
-            gt_masks = mask_targets(masked, targets, mask_logits.shape[-1])
+            gt_masks = shared_mask_targets(samples, masked, targets, mask_logits.shape[-1])
             mask_head = cast(MaskHead, self.mask_head)
             losses["loss_mask"] = mask_loss(mask_head, mask_logits, positive_labels(masked), gt_masks)
         return losses
