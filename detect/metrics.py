@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from detect.models.detections import Detections
 
 Kind = Literal["bbox", "segm"]
-KINDS: tuple[Kind, ...] = ("bbox", "segm")
 MAX_DETECTIONS = 100
 
 
