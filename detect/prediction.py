@@ -20,7 +20,7 @@ from detect.devices import Accelerator, make_fabric
 from detect.metrics import coco_results
 from detect.trained import Trained, load_trained, say_nothing
 from dpipe.coco import CocoIndex
-from dpipe.decode import EXIF_ORIENTATION, UNREADABLE, decode_image
+from dpipe.decode import EXIF_ORIENTATION, UNREADABLE, check_image, decode_image
 from dpipe.draw import draw_instances
 from dpipe.errors import BadSampleError, InputError
 from dpipe.files import check_writable, write_whole
@@ -180,7 +180,9 @@ def _upright_size(path: Path) -> tuple[int, int]:
         raise BadSampleError(path, UNREADABLE) from None
     except OSError as error:
         raise BadSampleError(path, f"cannot be read: {error.strerror or error}") from None
-    return (height, width) if turned else (width, height)
+    upright = (height, width) if turned else (width, height)
+    check_image(path, upright[::-1])  # before anything is predicted, so that the output is of all images or none
+    return upright
 
 
 def _draw(

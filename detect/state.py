@@ -29,6 +29,7 @@ from torch import Tensor, nn
 from dpipe.errors import InputError
 
 FORMAT_VERSION = 1
+METADATA_KEY = "detect"
 WEIGHTS = "model.safetensors"
 STATE = "state.pt"
 MANIFEST = "checkpoint.json"
@@ -55,15 +56,16 @@ class ModelInfo:
     iteration: int
 
     def to_metadata(self) -> dict[str, str]:
-        """The metadata of the safetensors file, whose values are strings."""
-        return {
-            "format_version": str(FORMAT_VERSION),
-            "class_names": json.dumps(self.class_names),
-            "category_ids": json.dumps(self.category_ids),
+        """The metadata of the safetensors file: one entry, as several would be written in a random order."""
+        content = {
+            "format_version": FORMAT_VERSION,
+            "class_names": self.class_names,
+            "category_ids": self.category_ids,
             "recipe": self.recipe,
-            "epoch": str(self.epoch),
-            "iteration": str(self.iteration),
+            "epoch": self.epoch,
+            "iteration": self.iteration,
         }
+        return {METADATA_KEY: json.dumps(content)}
 
     @classmethod
     def from_metadata(cls, metadata: Mapping[str, str], path: Path) -> ModelInfo:
@@ -73,12 +75,12 @@ class ModelInfo:
             InputError: If a later version wrote it, or it does not parse.
         """
         try:
-            if int(metadata["format_version"]) > FORMAT_VERSION:
-                version = metadata["format_version"]
+            content = json.loads(metadata[METADATA_KEY])
+            version, names, ids = (int(content["format_version"]), content["class_names"], content["category_ids"])
+            if version > FORMAT_VERSION:
                 raise InputError(
                     f"{path}: format {version}, written by a later version; this one reads {FORMAT_VERSION}"
                 )
-            names, ids = json.loads(metadata["class_names"]), json.loads(metadata["category_ids"])
             if not _list_of(names, str) or not _list_of(ids, int) or len(names) != len(ids):
                 raise InputError(
                     f"{path}: the metadata of the weights cannot be used: "
@@ -87,11 +89,11 @@ class ModelInfo:
             return cls(
                 class_names=tuple(names),
                 category_ids=tuple(ids),
-                recipe=metadata["recipe"],
-                epoch=int(metadata["epoch"]),
-                iteration=int(metadata["iteration"]),
+                recipe=str(content["recipe"]),
+                epoch=int(content["epoch"]),
+                iteration=int(content["iteration"]),
             )
-        except (KeyError, ValueError, RecursionError) as error:
+        except (KeyError, ValueError, TypeError, RecursionError) as error:
             raise InputError(f"{path}: the metadata of the weights cannot be read ({error!r})") from None
 
 
@@ -133,6 +135,7 @@ def save_checkpoint(folder: Path, model: nn.Module, state: Mapping[str, Any], in
         try:
             save_file(_own_memory(model.state_dict()), unfinished / WEIGHTS, metadata=info.to_metadata())
             torch.save(dict(state), unfinished / STATE)
+            shutil.copymode(unfinished / STATE, unfinished / WEIGHTS)  # safetensors lets nobody else read its files
         except (SafetensorError, RuntimeError) as error:  # how both report a full disk
             raise OSError(f"{final}: cannot be written: {error}") from error
         manifest = {

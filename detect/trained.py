@@ -13,7 +13,7 @@ from torch import nn
 from detect.config import Config, build_model
 from detect.models.checkpoints import entries, load_weights
 from detect.models.unpickling import load_pth
-from detect.state import WEIGHTS, ModelInfo, newest_intact
+from detect.state import METADATA_KEY, WEIGHTS, ModelInfo, newest_intact
 from dpipe.errors import InputError
 
 
@@ -85,7 +85,7 @@ def read_classes(weights: Path) -> tuple[tuple[str, ...] | None, tuple[int, ...]
                 metadata = file.metadata() or {}
         except (SafetensorError, OSError) as error:
             raise InputError(f"{weights}: is not a safetensors file that can be read: {error}") from None
-        if "class_names" not in metadata:
+        if METADATA_KEY not in metadata:
             return None, None
         info = ModelInfo.from_metadata(metadata, weights)
         return info.class_names, info.category_ids

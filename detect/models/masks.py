@@ -45,16 +45,20 @@ def mask_targets(samples: Sequence[Samples], targets: Sequence[Target], size: in
         (sum of P_i, S, S) float32 of 0 and 1.
 
     Raises:
-        InputError: If an image's annotations have no masks.
+        InputError: If an image has objects, and its data set no masks.
     """
     grids = []
     for sample, target in zip(samples, targets, strict=True):
         boxes = sample.positive_boxes
         if target.masks is None:
-            raise InputError(
-                f"image {target.file_name!r} has no masks: its annotations are boxes only, but the model has mask heads"
-            )
-        if isinstance(target.masks, Tensor):
+            if len(target.boxes):
+                raise InputError(
+                    f"image {target.file_name!r}: its objects are boxes only, and so are all of its data set, but the "
+                    "model has mask heads; leave out roi_head.mask_head, roi_head.mask_roi_extractor and "
+                    "auxiliary_head.mask_head"
+                )
+            coverage = boxes.new_zeros((0, size, size))
+        elif isinstance(target.masks, Tensor):
             coverage = _bitmap_coverage(target.masks, boxes, sample.gt_indices, size)
         else:
             grid = target.masks.to_grids(boxes.cpu().numpy(), sample.gt_indices.cpu().numpy(), size)

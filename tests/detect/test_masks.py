@@ -57,8 +57,10 @@ def test_targets_without_positives(masks):
 
 def test_targets_need_masks():
     sample = samples_of(torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64))
-    with pytest.raises(InputError, match=r"image 'street.png' has no masks: its annotations are boxes only"):
-        mask_targets([sample], [SimpleNamespace(masks=None, file_name="street.png")], 28)
+    with pytest.raises(InputError, match=r"image 'street.png': its objects are boxes only"):
+        mask_targets([sample], [SimpleNamespace(masks=None, file_name="street.png", boxes=torch.zeros(2, 4))], 28)
+    nothing = SimpleNamespace(masks=None, file_name="road.png", boxes=torch.zeros(0, 4))
+    assert mask_targets([sample], [nothing], 28).shape == (0, 28, 28)
 
 
 def decode(encoded):

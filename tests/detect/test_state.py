@@ -174,10 +174,14 @@ def test_weights_of_another_model_are_told_in_one_line(tmp_path):
     assert "\n" not in str(caught.value)
 
 
+def changed_metadata(**changes: object) -> dict[str, str]:
+    content = json.loads(info(1).to_metadata()["detect"])
+    return {"detect": json.dumps({**content, **changes})}
+
+
 def test_metadata_of_a_later_format_is_refused(tmp_path):
-    metadata = {**info(1).to_metadata(), "format_version": "99"}
     with pytest.raises(InputError, match="format 99, written by a later version"):
-        ModelInfo.from_metadata(metadata, tmp_path)
+        ModelInfo.from_metadata(changed_metadata(format_version=99), tmp_path)
 
 
 def test_an_unreadable_state_is_told_in_one_line(tmp_path):
@@ -190,23 +194,36 @@ def test_an_unreadable_state_is_told_in_one_line(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "change",
+    "metadata",
     [
-        {"class_names": "no JSON"},
-        {"class_names": "[" * 100000},
-        {"epoch": "x"},
-        {"class_names": "null"},
-        {"class_names": '"ab"'},
-        {"class_names": "[1, 2]"},
-        {"class_names": "[]", "category_ids": "[]"},
-        {"category_ids": "null"},
-        {"category_ids": "[1]"},
-        {"category_ids": "[true, 2]"},
+        {},
+        {"detect": "no JSON"},
+        {"detect": "[" * 100000},
+        {"detect": "null"},
+        {"detect": "{}"},
+        changed_metadata(epoch="x"),
+        changed_metadata(epoch=None),
+        changed_metadata(class_names=None),
+        changed_metadata(class_names="ab"),
+        changed_metadata(class_names=[1, 2]),
+        changed_metadata(class_names=[], category_ids=[]),
+        changed_metadata(category_ids=None),
+        changed_metadata(category_ids=[1]),
+        changed_metadata(category_ids=[True, 2]),
     ],
 )
-def test_metadata_that_does_not_parse_is_refused(tmp_path, change):
+def test_metadata_that_does_not_parse_is_refused(tmp_path, metadata):
     with pytest.raises(InputError, match="metadata of the weights cannot be"):
-        ModelInfo.from_metadata({**info(1).to_metadata(), **change}, tmp_path)
+        ModelInfo.from_metadata(metadata, tmp_path)
+
+
+def test_the_same_weights_are_the_same_bytes_and_anyone_may_read_them(tmp_path):
+    model = make_model()
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+    first, again = (save_checkpoint(tmp_path / name, model, {}, info(1)) / state.WEIGHTS for name in ("a", "b"))
+    assert first.read_bytes() == again.read_bytes()
+    assert first.stat().st_mode == (first.parent / state.STATE).stat().st_mode
 
 
 def test_the_manifest_names_both_files(tmp_path):

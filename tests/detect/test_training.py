@@ -405,8 +405,13 @@ def test_data_of_which_some_objects_have_masks_train_and_of_which_none_has_do_no
     train(config, tmp_path / "some")
     assert read_log(tmp_path / "some" / "train.jsonl")[0]["s0.loss_mask"] > 0
     shapes.edit("train.json", lambda content: [row.pop("segmentation", None) for row in content["annotations"]])
-    with pytest.raises(InputError, match="has no masks: its annotations are boxes only, but the model has mask heads"):
+    with pytest.raises(
+        InputError, match="its objects are boxes only, and so are all of its data set, but the model has mask heads"
+    ):
         train(config, tmp_path / "none")
+    shapes.edit("train.json", lambda content: content["annotations"].clear())
+    train(config, tmp_path / "nothing to find")  # images without objects are kept
+    assert read_log(tmp_path / "nothing to find" / "train.jsonl")[0]["s0.loss_mask"] == 0
 
 
 def test_seeds_differ_between_iterations_and_processes():
