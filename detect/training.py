@@ -11,13 +11,12 @@ import math
 import signal
 import time
 from collections import defaultdict
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from rich.console import Console
-from torch import Tensor, nn
+from torch import Tensor
 
 from detect.config import Config, build_model
 from detect.control import TrainingInterruptedError, deterministic, iteration_seed, signals
@@ -25,6 +24,7 @@ from detect.data import kinds_for, train_index, train_loader, val_index, val_loa
 from detect.devices import Accelerator, launched_rank, make_fabric
 from detect.evaluation import collect_results
 from detect.logs import RunLog
+from detect.loss_step import LossStep, Sealed
 from detect.metrics import class_table, evaluate_coco, score_table
 from detect.models.checkpoints import load_weights
 from detect.models.detectors import total_loss
@@ -48,7 +48,6 @@ if TYPE_CHECKING:
 
     from dpipe.coco import CocoIndex
     from dpipe.loader import Batch
-    from dpipe.target import Target
 
 
 def train(
@@ -386,22 +385,3 @@ class Run:
             f"{', '.join(bad) or 'the sum'}, on the images {names}; "
             "a lower optimizer.lr, a longer schedule.warmup_iters or train.clip_norm may help"
         )
-
-
-class LossStep(nn.Module):
-    """The model as Fabric wraps it: takes sealed targets."""
-
-    def __init__(self, model: nn.Module) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, images: Tensor, sealed: Sealed) -> Any:
-        """Returns the losses of a batch."""
-        return self.model(images, sealed.targets)
-
-
-class Sealed:
-    """Targets that Fabric and DDP pass through as they are; they would copy dataclasses and make float64 float32."""
-
-    def __init__(self, targets: Sequence[Target]) -> None:
-        self.targets = targets

@@ -50,7 +50,9 @@ def report(title: str, problems: Sequence[Problem], where: Callable[[KeyPath], s
         problems: At least one.
         where: Tells the file and line that a key came from.
     """
-    lines = [f"{where(problem.path)}: {dotted(problem.path)}: {problem.message}" for problem in problems]
+    lines = [
+        ": ".join(filter(None, (where(problem.path), dotted(problem.path), problem.message))) for problem in problems
+    ]
     if len(lines) == 1:
         return lines[0]
     return "\n".join([f"{len(lines)} problems in {title}:", *(f"  {line}" for line in lines)])

@@ -134,4 +134,6 @@ def load_pth(path: Path) -> Any:
                 return torch.load(path, map_location="cpu", weights_only=False, pickle_module=_inert_pickle())
     except Exception as error:  # a damaged or crafted file can raise anything
         reason = str(error).strip().partition("\n")[0]
-        raise InputError(f"{path}: is not a checkpoint that can be read: {reason or type(error).__name__}") from error
+        # A KeyError's message is a key that means nothing to a reader.
+        reason = reason if reason and not isinstance(error, KeyError) else type(error).__name__
+        raise InputError(f"{path}: is not a checkpoint that can be read: {reason}") from error
