@@ -24,16 +24,10 @@ from detect.models.arguments import (
 )
 from detect.models.assign import Samples
 from detect.models.boxes import boxes_to_rois
-from detect.models.interfaces import BBoxHead, MaskHead
+from detect.models.interfaces import BBoxHead
 from detect.models.roi_extractors import extract_all_levels
 from detect.models.roi_heads.boxes import box_losses
-from detect.models.roi_heads.masks import (
-    mask_loss,
-    masked_positives,
-    positive_labels,
-    positive_rois,
-    shared_mask_targets,
-)
+from detect.models.roi_heads.masks import sampled_mask_loss
 from detect.registry import MODELS
 
 if TYPE_CHECKING:
@@ -103,11 +97,14 @@ class AuxiliaryHead(nn.Module):
         box = box_losses(head, logits, deltas, repeated)
         losses = {"loss_aux_cls": weight * box["loss_cls"], "loss_aux_bbox": weight * box["loss_bbox"]}
         if self.mask_head is not None:
-            masked = masked_positives(samples, targets)
-            mask_logits = self.mask_head(self._extract(laterals, positive_rois(masked), self.mask_size))
-            gt_masks = shared_mask_targets(samples, masked, targets, mask_logits.shape[-1]).repeat(len(laterals), 1, 1)
-            labels = positive_labels(masked * len(laterals))
-            losses["loss_aux_mask"] = weight * mask_loss(cast(MaskHead, self.mask_head), mask_logits, labels, gt_masks)
+            loss = sampled_mask_loss(
+                self.mask_head,
+                lambda rois: self._extract(laterals, rois, self.mask_size),
+                samples,
+                targets,
+                repeats=len(laterals),
+            )
+            losses["loss_aux_mask"] = weight * loss
         return losses
 
     def _extract(self, laterals: Sequence[Tensor], rois: Tensor, size: int) -> Tensor:

@@ -7,6 +7,7 @@ Shapes and names:
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import TYPE_CHECKING, cast
 
 import torch
@@ -26,15 +27,7 @@ from detect.models.boxes import boxes_to_rois, image_bounds
 from detect.models.detections import Detections
 from detect.models.interfaces import BBoxHead, MaskHead
 from detect.models.roi_heads.boxes import box_losses, detect_boxes, refine_rois, roi_labels
-from detect.models.roi_heads.masks import (
-    mask_loss,
-    masked_positives,
-    positive_labels,
-    positive_rois,
-    predict_masks,
-    shared_mask_targets,
-    with_masks,
-)
+from detect.models.roi_heads.masks import predict_masks, sampled_mask_loss, with_masks
 from detect.registry import MODELS
 from dpipe.errors import InputError
 
@@ -126,11 +119,9 @@ class CascadeRoIHead(nn.Module):
             logits, deltas = head(self.bbox_roi_extractor(features, rois))
             stage_losses = box_losses(head, logits, deltas, samples)
             if self.mask_head is not None and self.mask_roi_extractor is not None:
-                mask_head = cast(MaskHead, self.mask_head[stage])
-                masked = masked_positives(samples, targets)
-                mask_logits = mask_head(self.mask_roi_extractor(features, positive_rois(masked)))
-                gt_masks = shared_mask_targets(samples, masked, targets, mask_logits.shape[-1])
-                stage_losses["loss_mask"] = mask_loss(mask_head, mask_logits, positive_labels(masked), gt_masks)
+                stage_losses["loss_mask"] = sampled_mask_loss(
+                    self.mask_head[stage], partial(self.mask_roi_extractor, features), samples, targets
+                )
             for name, value in stage_losses.items():
                 losses[f"s{stage}.{name}"] = value * weight if "loss" in name else value
             if stage + 1 < len(self.bbox_head):

@@ -6,9 +6,9 @@ Shapes and names:
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import torch
 from torch import Tensor, nn
@@ -87,6 +87,28 @@ def mask_loss(head: MaskHead, logits: Tensor, labels: Tensor, gt_masks: Tensor) 
     if len(logits) == 0:
         return logits.sum()
     return head.loss_mask(own_class(logits, labels), gt_masks)
+
+
+def sampled_mask_loss(
+    head: nn.Module,
+    extract: Callable[[Tensor], Tensor],
+    samples: Sequence[Samples],
+    targets: Sequence[Target],
+    repeats: int = 1,
+) -> Tensor:
+    """The mask loss of a head on what a RoI head sampled.
+
+    Args:
+        head: The mask head.
+        extract: Cuts out the features of RoIs (P, 5): (repeats * P, C, s, s).
+        samples: N images' samples.
+        targets: N targets.
+        repeats: How often ``extract`` gives each RoI, all of them one time after the other.
+    """
+    masked = masked_positives(samples, targets)
+    logits = head(extract(positive_rois(masked)))
+    gt_masks = shared_mask_targets(samples, masked, targets, logits.shape[-1])
+    return mask_loss(cast(MaskHead, head), logits, positive_labels(masked * repeats), gt_masks.repeat(repeats, 1, 1))
 
 
 def predict_masks(

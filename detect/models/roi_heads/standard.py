@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import TYPE_CHECKING, cast
 
 from torch import Tensor, nn
@@ -13,15 +14,7 @@ from detect.models.boxes import boxes_to_rois
 from detect.models.detections import Detections
 from detect.models.interfaces import BBoxHead, MaskHead
 from detect.models.roi_heads.boxes import box_losses, detect_boxes
-from detect.models.roi_heads.masks import (
-    mask_loss,
-    masked_positives,
-    positive_labels,
-    positive_rois,
-    predict_masks,
-    shared_mask_targets,
-    with_masks,
-)
+from detect.models.roi_heads.masks import predict_masks, sampled_mask_loss, with_masks
 from detect.registry import MODELS
 from dpipe.errors import InputError
 
@@ -91,11 +84,9 @@ class StandardRoIHead(nn.Module):
         logits, deltas = head(self.bbox_roi_extractor(features, rois))
         losses = box_losses(head, logits, deltas, samples)
         if self.mask_head is not None and self.mask_roi_extractor is not None:
-            masked = masked_positives(samples, targets)
-            mask_logits = self.mask_head(self.mask_roi_extractor(features, positive_rois(masked)))
-            gt_masks = shared_mask_targets(samples, masked, targets, mask_logits.shape[-1])
-            mask_head = cast(MaskHead, self.mask_head)
-            losses["loss_mask"] = mask_loss(mask_head, mask_logits, positive_labels(masked), gt_masks)
+            losses["loss_mask"] = sampled_mask_loss(
+                self.mask_head, partial(self.mask_roi_extractor, features), samples, targets
+            )
         return losses
 
     def predict(
