@@ -7,18 +7,13 @@ import os
 import signal
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
-import converters
 from converters.errors import ConversionError
 from converters.runner import map_files
 
 # Functions of the standard library: the other processes must be able to import them.
-
-# For scripts in other folders: the same converters as here.
-ENVIRONMENT = os.environ | {"PYTHONPATH": str(Path(converters.__file__).parents[1])}
 
 
 def run(function, items, **options):
@@ -65,7 +60,7 @@ def test_a_program_that_workers_cannot_import_is_told_what_to_do(tmp_path, way):
     script.write_text(IMPORTS + CALL)
     with script.open() as file:
         command = [sys.executable, "-" if way == "from stdin" else str(script)]
-        result = subprocess.run(command, stdin=file, env=ENVIRONMENT, capture_output=True, text=True, timeout=60)
+        result = subprocess.run(command, stdin=file, capture_output=True, text=True, timeout=60)
     assert result.returncode == 1
     errors = [line for line in result.stderr.splitlines() if line.startswith("converters.errors.ConversionError: ")]
     assert len(errors) == 1
@@ -97,7 +92,7 @@ def test_workers_find_the_functions_module_imported(tmp_path, function):
         f"    print(len(map_files({function}, [4] * 80, name_of=str, title='roots', nproc=4)[0]))\n"
     )
     # Found as an installed module is: the server of some versions of Python does not look in a script's folder.
-    environment = ENVIRONMENT | {"PYTHONPATH": f"{ENVIRONMENT['PYTHONPATH']}{os.pathsep}{tmp_path}"}
+    environment = os.environ | {"PYTHONPATH": str(tmp_path)}
     result = subprocess.run([sys.executable, script], env=environment, capture_output=True, text=True, timeout=60)
     assert (result.stdout, result.stderr) == ("80\n", "")
     assert len(imports.read_text().splitlines()) == 2  # this process, and the workers' server
