@@ -20,6 +20,9 @@ Part = list[Ring]
 # So many points of a hole are asked which ring they lie in, where that is in doubt.
 HOLE_POINTS = 16
 
+# Pixels: what is nearer to an edge lies on it. Coordinates come from float32.
+TOUCHING = 1e-4
+
 
 def clip(
     vertices: NDArray[np.float32],
@@ -189,7 +192,7 @@ def _group(cut: list[Ring], uncut: list[Ring]) -> list[Part]:
                 part_of[number] = part_of[near[inside.index(len(points))]]
                 continue
         for other in near:
-            if part_of[other] != part_of[number] and _rings_cross(rings[number], rings[other]):
+            if part_of[other] != part_of[number] and _rings_overlap(rings[number], rings[other]):
                 part_of = [part_of[number] if part == part_of[other] else part for part in part_of]
     parts: dict[int, Part] = {}
     for part, ring in zip(part_of, rings, strict=True):
@@ -207,6 +210,22 @@ def _contained(points: Ring, ring: Ring) -> NDArray[np.bool_]:
     rise = np.where(end[:, 1] != start[:, 1], end[:, 1] - start[:, 1], 1.0)
     x = start[:, 0] + (points[:, 1, None] - start[:, 1]) * ((end[:, 0] - start[:, 0]) / rise)
     return ((spans & (x > points[:, 0, None])).sum(axis=1) % 2).astype(np.bool_)
+
+
+def _rings_overlap(one: Ring, other: Ring) -> bool:
+    """Whether two rings have area in common: they cross, or one reaches into the other from where they touch."""
+    return _rings_cross(one, other) or _reaches_into(one, other) or _reaches_into(other, one)
+
+
+def _reaches_into(one: Ring, other: Ring) -> bool:
+    """Whether a vertex of one ring, or the middle of an edge, lies inside the other and not on its edges."""
+    points = np.concatenate([one, (one + np.roll(one, -1, axis=0)) / 2])
+    points = points[_contained(points, other)]
+    start, along = other, np.roll(other, -1, axis=0) - other
+    to_points = points[:, None] - start  # (n, E, 2)
+    share = (to_points * along).sum(axis=-1) / np.maximum((along**2).sum(axis=-1), TOUCHING**2)
+    gaps = to_points - np.clip(share, 0, 1)[..., None] * along
+    return bool(((gaps**2).sum(axis=-1) > TOUCHING**2).all(axis=1).any())
 
 
 def _rings_cross(one: Ring, other: Ring) -> bool:

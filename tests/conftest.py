@@ -6,6 +6,12 @@ import os
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
+
+# A build must not fail by chance: new counterexamples are looked for elsewhere.
+settings.register_profile("ci", derandomize=True)
+if os.environ.get("CI"):
+    settings.load_profile("ci")
 
 # As the detect command does, before PyTorch loads: waiting threads of two test processes must not starve each other.
 os.environ.setdefault("GOMP_SPINCOUNT", "1000")

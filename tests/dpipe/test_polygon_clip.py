@@ -5,7 +5,7 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from dpipe import geometry as g
@@ -132,6 +132,7 @@ def test_area_of_a_turned_square_under_clipping(degrees: float) -> None:
 
 @settings(max_examples=150, deadline=None)
 @given(st.lists(st.tuples(st.integers(-3, 12), st.integers(-3, 12)), min_size=3, max_size=9))
+@example([(1, 0), (2, 0), (0, 1), (-1, 0), (2, 0), (0, 1)])  # cut into a triangle within another, which share two edges
 def test_any_polygon_on_whole_coordinates_keeps_what_is_inside(points: list[tuple[int, int]]) -> None:
     polygons = Polygons.from_coco([[[float(value) for point in points for value in point]]])
     clipped = polygons.clip(8, 7)
