@@ -220,8 +220,13 @@ def _rings_overlap(one: Ring, other: Ring) -> bool:
 def _reaches_into(one: Ring, other: Ring) -> bool:
     """Whether a vertex of one ring, or the middle of an edge, lies inside the other and not on its edges."""
     points = np.concatenate([one, (one + np.roll(one, -1, axis=0)) / 2])
-    points = points[_contained(points, other)]
-    start, along = other, np.roll(other, -1, axis=0) - other
+    points = points[((points > other.min(axis=0)) & (points < other.max(axis=0))).all(axis=1)]
+    if len(points):
+        points = points[_contained(points, other)]
+    if not len(points):
+        return False
+    start, end = _edges_near(other, points.min(axis=0) - TOUCHING, points.max(axis=0) + TOUCHING)
+    along = end - start
     to_points = points[:, None] - start  # (n, E, 2)
     share = (to_points * along).sum(axis=-1) / np.maximum((along**2).sum(axis=-1), TOUCHING**2)
     gaps = to_points - np.clip(share, 0, 1)[..., None] * along
