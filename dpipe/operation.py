@@ -18,6 +18,11 @@ MAX_LEVEL = 10.0
 class Operation(ABC):
     """Something that changes an image, with the boxes and polygons on it."""
 
+    @property
+    def needs_boxes(self) -> bool:
+        """Whether what it draws depends on ``draft.boxes``."""
+        return False
+
     @abstractmethod
     def apply(self, draft: Draft) -> None:
         """Draws what happens, from ``draft.rng``, and adds it to the draft."""

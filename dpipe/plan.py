@@ -5,14 +5,22 @@ A plan drives the image backends, the boxes and the polygons alike, so they cann
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from dpipe import geometry
 
 Size = tuple[int, int]
 """Height and width in pixels."""
+
+PhotometricStep: TypeAlias = tuple[str, float] | Callable[[np.ndarray], np.ndarray]
+"""The name and magnitude of an operation of ``dpipe.photometric``, or something that takes (H, W, 3) uint8 RGB to
+another such image of the same size, always the same for the same image."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,7 +35,7 @@ class SamplePlan:
         size: Height and width of the output, before padding.
         matrix: Source to output, continuous coordinates. Shape (2, 3), float64.
         fill: Colour of what no source pixel covers: red, green, blue, 0..255.
-        photometric: Names and magnitudes of the operations on output pixels (``dpipe.photometric``), in order.
+        photometric: Operations on output pixels (``dpipe.photometric``), in order.
     """
 
     sample: int
@@ -37,7 +45,7 @@ class SamplePlan:
     size: Size
     matrix: np.ndarray
     fill: tuple[int, int, int] = (0, 0, 0)
-    photometric: tuple[tuple[str, float], ...] = ()
+    photometric: tuple[PhotometricStep, ...] = ()
 
     @property
     def resize_flips(self) -> tuple[bool, bool] | None:
@@ -57,6 +65,27 @@ class SamplePlan:
         off = max(abs(near_x), abs(near_y), abs(far_x - out_width), abs(far_y - out_height))
         return (flip_x, flip_y) if off < 1e-6 else None
 
+    @property
+    def halvings(self) -> tuple[int, int]:
+        """How often the source is halved, down its height and along its width, before its one interpolation.
+
+        A bilinear interpolation looks at two pixels an axis. Where the output has fewer than one pixel for two of the
+        source, it would skip some and show aliases of fine patterns; an image that was halved (the mean of each two
+        neighbours) as often as the shrinking holds a factor of two has at most two pixels for each of the output. This
+        is the choice of the level in a mip map (Williams, "Pyramidal Parametrics", SIGGRAPH 1983), an axis at a time.
+        """
+        height, width = self.source_size
+        return _halvings(self.matrix[:, 1], height), _halvings(self.matrix[:, 0], width)
+
+    @property
+    def halved_matrix(self) -> np.ndarray:
+        """From the source after its ``halvings`` to the output, continuous coordinates. Shape (2, 3), float64.
+
+        Halving an edge of odd length repeats its last pixel, so pixel j of the halved image always covers 2j..2j+2.
+        """
+        down, along = self.halvings
+        return geometry.compose(geometry.scaling(2.0**along, 2.0**down), self.matrix)
+
 
 class Draft:
     """A plan in the making: each operation adds its part.
@@ -64,19 +93,30 @@ class Draft:
     Args:
         source_size: Height and width of the decoded image.
         rng: The sample's random stream.
+        boxes: (n, 4) float xyxy of the image's objects in source coordinates; none where not given.
 
     Attributes:
         size: Height and width of the image as the operations so far leave it.
         matrix: Source to ``size``. Shape (2, 3), float64.
     """
 
-    def __init__(self, source_size: Size, rng: np.random.Generator) -> None:
+    def __init__(self, source_size: Size, rng: np.random.Generator, boxes: ArrayLike | None = None) -> None:
         self.rng = rng
         self.source_size = source_size
         self.size = source_size
         self.matrix = geometry.identity()
         self.fill = (0, 0, 0)
-        self.photometric: list[tuple[str, float]] = []
+        self.photometric: list[PhotometricStep] = []
+        self._source_boxes = np.zeros((0, 4)) if boxes is None else np.asarray(boxes, dtype=np.float64)
+
+    @property
+    def boxes(self) -> np.ndarray:
+        """The objects' boxes on the image as it stands, (n, 4) float64 xyxy, in the order that they were given.
+
+        Each is the box of the transformed corners, clipped; one that has left the image has no width or no height.
+        """
+        height, width = self.size
+        return geometry.clip_boxes(geometry.transform_boxes(self._source_boxes, self.matrix), width, height)
 
     def chance(self, probability: float) -> bool:
         """Draws whether something with this probability happens."""
@@ -97,3 +137,11 @@ class Draft:
         return SamplePlan(
             sample, image, epoch, self.source_size, self.size, self.matrix, self.fill, tuple(self.photometric)
         )
+
+
+def _halvings(column: np.ndarray, length: int) -> int:
+    """How often an axis of so many pixels is halved, the column being what a step along it becomes in the output."""
+    step = math.hypot(*column.tolist())
+    # One pixel cannot be halved; and a factor of exactly two counts, whatever the composition's rounding made of it.
+    most = (length - 1).bit_length()
+    return min(max(math.floor(-math.log2(step) + 1e-9), 0), most) if step > 0 else most

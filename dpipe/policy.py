@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from numpy.typing import ArrayLike
+
 from dpipe.errors import InputError
 from dpipe.operation import Operation
 from dpipe.plan import Draft, SamplePlan, Size
@@ -36,6 +38,11 @@ class AutoAugment(Operation):
                     raise InputError(
                         f"AutoAugment: policy {number} holds {operation!r}, which is no operation on images"
                     )
+
+    @property
+    def needs_boxes(self) -> bool:
+        """Whether any operation of any policy does."""
+        return any(operation.needs_boxes for policy in self.policies for operation in policy)
 
     def apply(self, draft: Draft) -> None:
         """See the class."""
@@ -91,6 +98,7 @@ class Augment:
 
     Attributes:
         operations: What plans are drawn from.
+        needs_boxes: Whether plans depend on the objects' boxes, so that ``draw`` wants them.
         normalize: None where images stay uint8.
         size_divisor: 1 where there is no ``Pad``.
 
@@ -117,8 +125,18 @@ class Augment:
             if not isinstance(transform, Operation):
                 raise InputError(f"transform {number} is {transform!r}: expected an operation, a Normalize or a Pad")
         self.operations: tuple[Operation, ...] = tuple(built)
+        self.needs_boxes = any(operation.needs_boxes for operation in self.operations)
 
-    def draw(self, source_size: Size, *, seed: int, epoch: int, sample: int, image: int | None = None) -> SamplePlan:
+    def draw(
+        self,
+        source_size: Size,
+        *,
+        seed: int,
+        epoch: int,
+        sample: int,
+        image: int | None = None,
+        boxes: ArrayLike | None = None,
+    ) -> SamplePlan:
         """Draws the plan of one sample, a function of the arguments alone.
 
         Args:
@@ -127,13 +145,15 @@ class Augment:
             epoch: 0 or more.
             sample: Sample number in the repeated data set.
             image: Image number in the index; the sample's number where not given.
+            boxes: (n, 4) float xyxy of the image's objects, crowds apart, in source coordinates; looked at only where
+                ``needs_boxes``, and none where not given.
 
         Raises:
             InputError: For a number out of range.
         """
         for name, number in (("seed", seed), ("epoch", epoch), ("sample", sample)):
             check_number(name, number)
-        draft = Draft(source_size, random_stream(AUGMENT, seed, epoch, sample))
+        draft = Draft(source_size, random_stream(AUGMENT, seed, epoch, sample), boxes)
         for operation in self.operations:
             operation.apply(draft)
         return draft.finish(sample, sample if image is None else image, epoch)
