@@ -186,8 +186,8 @@ class DetectionLoader:
                     yield batch
 
             with closing(self.backend.stream(plans())) as stream:
-                for number, images in enumerate(stream, position + 1):
-                    batch = Batch(images, targets.popleft().result())
+                for number, made in enumerate(stream, position + 1):
+                    batch = Batch(made.images, targets.popleft().result())
                     self.sampler.epoch, self.sampler.position = epoch, number
                     yield batch.to(self.device)
         self.sampler.epoch, self.sampler.position = epoch + 1, 0

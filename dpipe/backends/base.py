@@ -4,32 +4,49 @@ from __future__ import annotations
 
 import os
 from collections.abc import Generator, Iterable, Sequence
-from typing import Protocol
+from dataclasses import dataclass
+from typing import Literal, Protocol, TypeAlias
 
 import torch
 
+from dpipe.errors import BadSampleError
 from dpipe.plan import SamplePlan, Size
+
+OnBadSample: TypeAlias = Literal["fail", "skip"]
+
+
+@dataclass(frozen=True)
+class BatchImages:
+    """The pixels of a batch of plans.
+
+    Attributes:
+        images: Of the plans whose image can be used, in their order: (N, 3, H, W), channels_last, with (H, W) =
+            ``padded_size`` of all plans of the batch. Normalised where the augmentation has a ``Normalize``, else uint8
+            RGB. Images lie top left; the padding is 0.
+        bad: The other plans, as their places in the batch of plans and what is wrong with their images.
+    """
+
+    images: torch.Tensor
+    bad: tuple[tuple[int, BadSampleError], ...] = ()
 
 
 class Backend(Protocol):
     """Turns batches of plans into batches of images.
 
     A backend is made from the paths of all images by image number (indexed only when an image is read) and from the
-    ``Augment`` whose normalisation and padding it applies; the plans say the rest.
+    ``Augment`` whose normalisation and padding it applies; the plans say the rest. It is told what to do about a bad
+    sample, an image that cannot be used: ``fail`` raises the error, ``skip`` leaves it out of its batch. An image that
+    was found bad is not read again, and is reported again in each batch that asks for it.
     """
 
-    def stream(self, batches: Iterable[Sequence[SamplePlan]]) -> Generator[torch.Tensor, None, None]:
+    def stream(self, batches: Iterable[Sequence[SamplePlan]]) -> Generator[BatchImages, None, None]:
         """Yields one padded image batch for each batch of plans, in order; closing it ends what is under way.
 
         Args:
             batches: Read ahead of what was yielded by at most ``prefetch`` batches.
 
-        Yields:
-            (N, 3, H, W), channels_last, with (H, W) = ``padded_size``: float32 normalised where the augmentation has a
-            ``Normalize``, else uint8 RGB. Images lie top left; the padding is 0.
-
         Raises:
-            BadSampleError: At the batch that holds it, for an image that cannot be used.
+            BadSampleError: At the batch that holds it, for a bad sample, unless it is to be skipped.
         """
         ...
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from dpipe.backends.base import padded_size
+from dpipe.backends.base import BatchImages, padded_size
 from dpipe.backends.dali_steps import photometric_step
 from dpipe.decode import JPEG_END, JPEG_START, PNG_END, PNG_START, check_image, decode_image
 from dpipe.errors import BadSampleError, InputError
@@ -82,7 +82,7 @@ class DaliBackend:
         self._pipeline: Pipeline | None = None
         self._looked_at = np.zeros(len(paths), dtype=bool)
 
-    def stream(self, batches: Iterable[Plans]) -> Generator[torch.Tensor, None, None]:
+    def stream(self, batches: Iterable[Plans]) -> Generator[BatchImages, None, None]:
         """See ``Backend.stream``; a stream that was begun before ends.
 
         A batch is DALI's own buffer, handed over by DLPack without a copy. DALI's default executor makes new buffers
@@ -100,7 +100,7 @@ class DaliBackend:
                     feed.in_flight.popleft()
                     if self.prefetch:
                         pipeline.schedule_run()
-                    yield images
+                    yield BatchImages(images)
                     if self._source.feed is not feed:
                         return
                     if not self.prefetch:

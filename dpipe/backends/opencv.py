@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 import torch
 
-from dpipe.backends.base import padded_size
+from dpipe.backends.base import BatchImages, padded_size
 from dpipe.decode import decode_image
 from dpipe.geometry import pixel_centre_matrix
 from dpipe.photometric import apply_photometric
@@ -42,7 +42,7 @@ class OpenCVBackend:
         self.bgr = augment.normalize is not None and augment.normalize.bgr
         self.table = None if augment.normalize is None else normalizing_table(augment.normalize)
 
-    def stream(self, batches: Iterable[Sequence[SamplePlan]]) -> Generator[torch.Tensor, None, None]:
+    def stream(self, batches: Iterable[Sequence[SamplePlan]]) -> Generator[BatchImages, None, None]:
         """See ``Backend.stream``."""
         source = iter(batches)
         ahead: deque[tuple[np.ndarray, list[Future[None]]]] = deque()
@@ -56,7 +56,8 @@ class OpenCVBackend:
                 images, tasks = ahead.popleft()
                 for task in tasks:
                     task.result()
-                yield torch.from_numpy(images).permute(0, 3, 1, 2)  # a view of (N, H, W, 3): channels_last
+                # A view of (N, H, W, 3): channels_last.
+                yield BatchImages(torch.from_numpy(images).permute(0, 3, 1, 2))
         finally:
             # Also where the consumer breaks off: what has begun ends, what has not begun never does.
             pool.shutdown(wait=True, cancel_futures=True)

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import cv2
@@ -19,7 +19,7 @@ from dpipe.policy import Augment, AutoAugment, Normalize, Pad
 
 pytest.importorskip("nvidia.dali", reason="NVIDIA DALI is not installed")
 
-from dpipe.backends.base import padded_size
+from dpipe.backends.base import BatchImages, padded_size
 from dpipe.backends.dali import DaliBackend
 from dpipe.backends.opencv import OpenCVBackend
 from dpipe.loader import Batch, DetectionLoader
@@ -70,6 +70,10 @@ def split(plans: Sequence[SamplePlan], size: int) -> list[Sequence[SamplePlan]]:
     return [plans[start : start + size] for start in range(0, len(plans), size)]
 
 
+def images_of(stream: Iterable[BatchImages]) -> list[torch.Tensor]:
+    return [batch.images for batch in stream]
+
+
 def grey_levels_apart(ours: torch.Tensor, reference: torch.Tensor, augment: Augment) -> torch.Tensor:
     """Absolute difference in grey levels, (N, 3, H, W), whether normalised or not."""
     scale = 1.0 if augment.normalize is None else torch.tensor(augment.normalize.std)[:, None, None]
@@ -84,8 +88,8 @@ def compare(paths: Sequence[Path], transforms: list, batch_size: int, device: st
     apart = []
     for epoch in range(epochs):
         batches = split(draw(paths, augment, epoch), batch_size)
-        made = list(backend.stream(batches))
-        expected = list(reference.stream(batches))
+        made = images_of(backend.stream(batches))
+        expected = images_of(reference.stream(batches))
         assert len(made) == len(expected) == len(batches)
         for plans, images, reference_images in zip(batches, made, expected, strict=True):
             assert images.shape == (len(plans), 3, *padded_size(plans, augment.size_divisor))
@@ -161,9 +165,9 @@ def test_batches_stay_valid_while_the_pipeline_goes_on(pictures: list[Path], dev
     backend = DaliBackend(pictures, augment, device=device, max_batch_size=2)
     held, copies = [], []
     for epoch in range(3):
-        for images in backend.stream(split(draw(pictures, augment, epoch), 2)):
-            held.append(images)
-            copies.append(images.clone())
+        for made in backend.stream(split(draw(pictures, augment, epoch), 2)):
+            held.append(made.images)
+            copies.append(made.images.clone())
     backend.close()
     del backend
     for images, copy in zip(held, copies, strict=True):
@@ -192,13 +196,13 @@ def test_a_new_stream_ends_the_one_before(pictures: list[Path]) -> None:
     augment = Augment([Resize((64, 48))])
     batches = split(draw(pictures, augment), 2)
     backend = DaliBackend(pictures, augment, max_batch_size=2)
-    expected = list(backend.stream(batches))
+    expected = images_of(backend.stream(batches))
     abandoned = backend.stream(batches)
     next(abandoned)
     stream = backend.stream(batches)
-    assert torch.equal(next(stream), expected[0])
+    assert torch.equal(next(stream).images, expected[0])
     assert next(abandoned, None) is None
-    assert all(torch.equal(images, wanted) for images, wanted in zip(stream, expected[1:], strict=True))
+    assert all(torch.equal(made.images, wanted) for made, wanted in zip(stream, expected[1:], strict=True))
     stream = backend.stream(batches)
     next(stream)
     backend.close()
@@ -216,8 +220,8 @@ def test_operations_that_first_appear_late_are_not_lost(pictures: list[Path]) ->
         for number, (size, chain) in enumerate(zip(sizes, chains, strict=False))
     ]
     backend = DaliBackend(pictures, augment)
-    made = list(backend.stream([[plan] for plan in plans]))
-    expected = list(OpenCVBackend(pictures, augment).stream([[plan] for plan in plans]))
+    made = images_of(backend.stream([[plan] for plan in plans]))
+    expected = images_of(OpenCVBackend(pictures, augment).stream([[plan] for plan in plans]))
     for images, reference in zip(made, expected, strict=True):
         assert (images.int() - reference.int()).abs().max() <= 2
 
@@ -283,8 +287,8 @@ def test_exif_orientation_is_applied_only_where_the_annotations_want_it(
     turned = orientation >= 5
     sizes = [(48, 80), (80, 48) if turned else (48, 80)]
     plans = [augment.draw(size, seed=0, epoch=0, sample=number) for number, size in enumerate(sizes)]
-    (made,) = DaliBackend(paths, augment, device=device, max_batch_size=2).stream([plans])
-    (expected,) = OpenCVBackend(paths, augment).stream([plans])
+    (made,) = images_of(DaliBackend(paths, augment, device=device, max_batch_size=2).stream([plans]))
+    (expected,) = images_of(OpenCVBackend(paths, augment).stream([plans]))
     assert (made.cpu().int() - expected.int()).abs().max() <= (0 if device == "cpu" else 4)
 
 

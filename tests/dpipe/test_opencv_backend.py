@@ -1,5 +1,5 @@
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from dpipe.backends import opencv
-from dpipe.backends.base import padded_size
+from dpipe.backends.base import BatchImages, padded_size
 from dpipe.backends.opencv import OpenCVBackend, resample
 from dpipe.colours import Color, Equalize
 from dpipe.decode import decode_image
@@ -42,6 +42,10 @@ def noise(tmp_path: Path) -> tuple[list[Path], list[np.ndarray]]:
     for path, image in zip(paths, images, strict=True):
         cv2.imwrite(str(path), image[..., ::-1])
     return paths, images
+
+
+def images_of(stream: Iterable[BatchImages]) -> list[torch.Tensor]:
+    return [batch.images for batch in stream]
 
 
 def plans_of(augment: Augment, images: list[np.ndarray]) -> list[SamplePlan]:
@@ -112,7 +116,7 @@ def test_batches_are_normalised_and_padded(noise: tuple[list[Path], list[np.ndar
     augment = Augment([RandomFlip(), Normalize(MEAN, STD), Pad(32)])
     plans = plans_of(augment, images)
     backend = OpenCVBackend(paths, augment)
-    batches = list(backend.stream([plans[:4], plans[4:]]))
+    batches = images_of(backend.stream([plans[:4], plans[4:]]))
     assert [tuple(batch.shape) for batch in batches] == [(4, 3, 64, 96), (2, 3, 64, 64)]
     for batch in batches:
         assert batch.dtype == torch.float32
@@ -130,7 +134,7 @@ def test_batches_are_normalised_and_padded(noise: tuple[list[Path], list[np.ndar
 def test_channels_may_come_in_the_order_of_caffe(noise: tuple[list[Path], list[np.ndarray]]) -> None:
     paths, images = noise
     augment = Augment([Normalize((103.53, 116.28, 123.675), (1, 2, 4), bgr=True)])
-    (batch,) = OpenCVBackend(paths, augment).stream([plans_of(augment, images)[:1]])
+    (batch,) = images_of(OpenCVBackend(paths, augment).stream([plans_of(augment, images)[:1]]))
     expected = (images[0][..., ::-1] - np.array((103.53, 116.28, 123.675))) / (1, 2, 4)
     np.testing.assert_allclose(batch[0].permute(1, 2, 0), expected, atol=1e-4)
 
@@ -139,7 +143,7 @@ def test_without_normalisation_images_stay_bytes(noise: tuple[list[Path], list[n
     paths, images = noise
     augment = Augment([Color(10, prob=1), Equalize(prob=1)])
     plans = plans_of(augment, images)
-    (batch,) = OpenCVBackend(paths, augment).stream([plans[:2]])
+    (batch,) = images_of(OpenCVBackend(paths, augment).stream([plans[:2]]))
     assert batch.dtype == torch.uint8
     assert tuple(batch.shape) == (2, 3, *padded_size(plans[:2]))
     grey = cv2.cvtColor(cv2.cvtColor(images[0], cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
@@ -153,11 +157,13 @@ def test_images_of_one_pixel(tmp_path: Path) -> None:
     path = tmp_path / "a.png"
     cv2.imwrite(str(path), np.full((1, 1, 3), 200, np.uint8))
     augment = Augment([RandomFlip(prob=1), Normalize((0, 0, 0), (1, 1, 1)), Pad(4)])
-    (batch,) = OpenCVBackend([path], augment).stream([[augment.draw((1, 1), seed=0, epoch=0, sample=0)]])
+    plan = augment.draw((1, 1), seed=0, epoch=0, sample=0)
+    (batch,) = images_of(OpenCVBackend([path], augment).stream([[plan]]))
     assert batch[0, :, 0, 0].tolist() == [200, 200, 200]
     assert batch.sum() == 600
     one_row = Augment([Resize((50, 1), keep_ratio=False), Normalize((0, 0, 0), (1, 1, 1)), Pad(64)])
-    (batch,) = OpenCVBackend([path], one_row).stream([[one_row.draw((1, 1), seed=0, epoch=0, sample=0)]])
+    plan = one_row.draw((1, 1), seed=0, epoch=0, sample=0)
+    (batch,) = images_of(OpenCVBackend([path], one_row).stream([[plan]]))
     assert (batch[0, :, 0, :50] == 200).all()
     assert batch.sum() == 200 * 150
 
@@ -197,7 +203,7 @@ def test_a_bad_image_fails_its_own_batch(noise: tuple[list[Path], list[np.ndarra
     stream = OpenCVBackend(paths, Augment([]), prefetch=4).stream(
         [[plans[0]], [plans[1], plans[2]], [plans[3]], [plans[4]]]
     )
-    assert [len(next(stream)), len(next(stream))] == [1, 2]
+    assert [len(next(stream).images), len(next(stream).images)] == [1, 2]
     with pytest.raises(BadSampleError, match=r"3\.png \(sample 3\): truncated PNG"):
         next(stream)
     assert not threads_of_the_backend()
