@@ -78,6 +78,25 @@ def check_image(path: Path, size: Size, sample: int | None = None) -> int:
     return int(orientation)
 
 
+def header_size(data: bytes) -> Size | None:
+    """Reads the height and width of the stored pixels from the start of a PNG or JPEG file.
+
+    Args:
+        data: As much of the file's start as is at hand.
+
+    Returns:
+        None for other formats, and where the part of the header that tells is not in ``data``.
+    """
+    if data.startswith(PNG_START) and len(data) >= 24:
+        return int.from_bytes(data[20:24], "big"), int.from_bytes(data[16:20], "big")
+    if data.startswith(JPEG_START):
+        for marker, place in _jpeg_segments(data):
+            frame = data[place + 5 : place + 9]
+            if marker in JPEG_FRAMES and len(frame) == 4:
+                return int.from_bytes(frame[:2], "big"), int.from_bytes(frame[2:], "big")
+    return None
+
+
 def _stored_size(path: Path, data: bytes, size: Size, sample: int | None) -> Size | None:
     """Looks at the header before anything is decoded: a small file may hold an image that fills the memory.
 
@@ -88,16 +107,8 @@ def _stored_size(path: Path, data: bytes, size: Size, sample: int | None) -> Siz
     Raises:
         BadSampleError: If the size is neither.
     """
-    found: Size | None = None
-    if data.startswith(PNG_START):
-        found = int.from_bytes(data[20:24], "big"), int.from_bytes(data[16:20], "big")
-    elif data.startswith(JPEG_START):
-        for marker, place in _jpeg_segments(data):
-            if marker in JPEG_FRAMES:
-                frame = data[place + 5 : place + 9]
-                found = int.from_bytes(frame[:2], "big"), int.from_bytes(frame[2:], "big")
-                break
-    else:
+    found = header_size(data)
+    if found is None and not data.startswith((PNG_START, JPEG_START)):
         try:
             with Image.open(io.BytesIO(data)) as image:
                 found = image.height, image.width
