@@ -1,15 +1,23 @@
-"""Which samples make which batch, as a function of (seed, epoch, batch number, rank, world size)."""
+"""Which samples make which batch, as a function of (seed, epoch, batch number, rank, world size).
+
+Where an epoch was interrupted and goes on with another global batch size, it is one of the earlier batches' sizes and
+numbers as well, which the state tells.
+"""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
+from typing import Any, TypeAlias
 
 import numpy as np
 
 from dpipe.errors import InputError
 from dpipe.rng import ORDER, check_number, random_stream
+
+Cut: TypeAlias = tuple[int, int]
+"""A number of successive batches of one size: the global batch size, and how many."""
 
 
 class BatchSampler:
@@ -18,6 +26,9 @@ class BatchSampler:
     Samples are numbered 0..num_images*repeat-1; sample s is image s % num_images, so a repeated image is drawn and
     augmented anew each time. Batches of ``batch_size * world_size`` samples are formed first and every rank takes its
     slice of each: two ranks see what one rank with twice the batch size would see.
+
+    An epoch that was begun with another global batch size goes on with what is left of it: what is left keeps its order
+    and is cut, and grouped, anew.
 
     Args:
         num_images: Images in the data set, at least 1.
@@ -34,7 +45,8 @@ class BatchSampler:
 
     Attributes:
         epoch: Epoch that is sampled next, or now.
-        position: Batches of that epoch that were handed out.
+        position: Batches of that epoch that were handed out, of any size.
+        earlier: Those of them that had another global batch size: (global batch size, number of batches), in turn.
 
     Raises:
         InputError: For a number out of range.
@@ -75,6 +87,7 @@ class BatchSampler:
         self.pad = pad
         self.epoch = 0
         self.position = 0
+        self.earlier: tuple[Cut, ...] = ()
 
     @property
     def num_samples(self) -> int:
@@ -86,92 +99,147 @@ class BatchSampler:
         """Samples of a batch over all ranks."""
         return self.batch_size * self.world_size
 
+    @property
+    def batches_left(self) -> int:
+        """Batches of the current epoch on this rank that were not handed out."""
+        return max(len(self) - self.position, 0)
+
     def image_of(self, sample: int) -> int:
         """Returns the image number of a sample."""
         return sample % self.num_images
 
     def __len__(self) -> int:
-        """Batches of an epoch on this rank."""
-        full, rest = divmod(self.num_samples, self.global_batch_size)
-        if self.pad:
-            return full + (rest > 0)
-        return full + (rest > self.rank * self.batch_size)
+        """Batches of the current epoch on this rank: handed out, and to come."""
+        left = self.num_samples
+        for size, count in self.earlier:
+            left = max(left - size * count, 0)
+        return self._earlier_batches() + self._batches_of(left)
 
-    def order(self, epoch: int) -> np.ndarray:
-        """Returns the samples of an epoch over all ranks, (L,) int64, to be cut into global batches."""
+    def batches_of_an_epoch(self) -> int:
+        """Returns the batches on this rank of an epoch that begins and ends with this batch size."""
+        return self._batches_of(self.num_samples)
+
+    def order(self) -> np.ndarray:
+        """Returns what the current epoch still had when batches got this size: samples over all ranks, (L,) int64.
+
+        Cut into global batches, it gives those that come after the ``earlier`` ones.
+        """
         if self.shuffle:
-            order = random_stream(ORDER, self.seed, epoch).permutation(self.num_samples)
+            order = random_stream(ORDER, self.seed, self.epoch).permutation(self.num_samples)
         else:
             order = np.arange(self.num_samples)
-        if self.groups is not None:
-            order = _grouped(order, self.groups[order % self.num_images], self.global_batch_size)
+        begin = None  # the order as the epoch began
+        for size, count in (*self.earlier, (self.global_batch_size, 0)):
+            if self.groups is not None and len(order):
+                order = _grouped(order, self.groups[order % self.num_images], size)
+            begin = order if begin is None else begin
+            order = order[size * count :]
         missing = -len(order) % self.global_batch_size
         if self.pad and missing:
-            order = np.concatenate([order, np.resize(order, missing)])
+            order = np.concatenate([order, np.resize(begin, missing)])
         return order
 
-    def batches(self, epoch: int, start: int = 0) -> Iterator[np.ndarray]:
-        """Yields this rank's batches of an epoch from batch ``start`` on, without moving the position.
+    def batches(self) -> Iterator[np.ndarray]:
+        """Yields this rank's share of the rest of the current epoch, without moving the position.
 
         Yields:
             Sample numbers, (n,) int64 with n <= ``batch_size``, never empty.
         """
-        order = self.order(epoch)
-        for number in range(start, len(self)):
+        order = self.order()
+        done = self._earlier_batches()
+        for number in range(self.position - done, len(self) - done):
             first = number * self.global_batch_size + self.rank * self.batch_size
             last = min(first + self.batch_size, (number + 1) * self.global_batch_size)
             yield order[first:last]
 
     def __iter__(self) -> Iterator[np.ndarray]:
         """Yields the rest of the current epoch; at its end the next epoch becomes the current one."""
-        epoch = self.epoch
-        for number, batch in enumerate(self.batches(epoch, self.position), self.position):
-            self.epoch, self.position = epoch, number + 1
+        epoch, earlier = self.epoch, self.earlier
+        for position, batch in enumerate(self.batches(), self.position + 1):
+            self.go_to(epoch, position, earlier)
             yield batch
-        self.epoch, self.position = epoch + 1, 0
+        self.go_to(epoch + 1)
+
+    def go_to(self, epoch: int, position: int = 0, earlier: Sequence[Cut] = ()) -> None:
+        """Sets the attributes of these names."""
+        self.epoch, self.position, self.earlier = epoch, position, tuple(earlier)
 
     def set_epoch(self, epoch: int) -> None:
         """Goes to the start of an epoch; the current epoch's own number changes nothing, so a resumed one goes on."""
         check_number("epoch", epoch)
         if epoch != self.epoch:
-            self.epoch, self.position = epoch, 0
+            self.go_to(epoch)
 
-    def _setup(self) -> dict[str, int | bool | str | None]:
-        """What must be equal for a position to mean the same batch."""
-        groups = None if self.groups is None else hashlib.sha256(self.groups.tobytes()).hexdigest()
-        return {
-            "seed": self.seed,
-            "shuffle": self.shuffle,
-            "num_images": self.num_images,
-            "repeat": self.repeat,
-            "global_batch_size": self.global_batch_size,
-            "pad": self.pad,
-            "groups": groups,
-        }
+    def state_dict(self) -> dict[str, Any]:
+        """Returns the position as plain numbers, strings and lists; every rank has the same.
 
-    def state_dict(self) -> dict[str, int | bool | str | None]:
-        """Returns the position, in samples over all ranks: every rank has the same state."""
-        return {"epoch": self.epoch, "consumed": self.position * self.global_batch_size, **self._setup()}
+        ``consumed`` lists (global batch size, number of batches) of the epoch's batches that were handed out, in turn.
+        """
+        return {"epoch": self.epoch, "consumed": [list(cut) for cut in self._consumed()], **self._setup}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Goes to a saved position.
+        """Goes to a saved position, which may be of other batch sizes and another number of ranks.
 
         Raises:
-            InputError: If the state lacks a key, or was saved with another number of images, other groups, another
-                seed or another global batch size ...
+            InputError: If the state lacks a key or is damaged, or was saved with another number of images, other
+                groups, another seed, or other settings that the order of samples depends on.
         """
         missing = sorted(self.state_dict().keys() - state.keys())
         if missing:
             raise InputError(f"sampler state lacks {', '.join(missing)}")
-        for name, value in self._setup().items():
+        for name, value in self._setup.items():
             if state[name] != value and name == "groups":
                 raise InputError("sampler state was saved with other groups of images than these: it cannot go on")
             if state[name] != value:
                 raise InputError(
                     f"sampler state was saved with {name} {state[name]}, here it is {value}: it cannot go on"
                 )
-        self.epoch = int(state["epoch"])
-        self.position = int(state["consumed"]) // self.global_batch_size
+        epoch, consumed = _checked(state["epoch"], state["consumed"])
+        position = sum(count for _, count in consumed)
+        if consumed and consumed[-1][0] == self.global_batch_size:
+            consumed.pop()
+        self.go_to(epoch, position, consumed)
+
+    @cached_property
+    def _setup(self) -> dict[str, int | bool | str | None]:
+        """What must be equal for the samples of an epoch to have the same order."""
+        groups = None if self.groups is None else hashlib.sha256(self.groups.tobytes()).hexdigest()
+        return {
+            "seed": self.seed,
+            "shuffle": self.shuffle,
+            "num_images": self.num_images,
+            "repeat": self.repeat,
+            "pad": self.pad,
+            "groups": groups,
+        }
+
+    def _consumed(self) -> list[Cut]:
+        now = self.position - self._earlier_batches()
+        return [*self.earlier, (self.global_batch_size, now)] if now else list(self.earlier)
+
+    def _earlier_batches(self) -> int:
+        return sum(count for _, count in self.earlier)
+
+    def _batches_of(self, samples: int) -> int:
+        """Batches on this rank that so many samples make."""
+        full, rest = divmod(samples, self.global_batch_size)
+        return full + (rest > (0 if self.pad else self.rank * self.batch_size))
+
+
+def _checked(epoch: Any, consumed: Any) -> tuple[int, list[Cut]]:
+    """Takes the position out of a state.
+
+    Raises:
+        InputError: If it is not what ``BatchSampler.state_dict`` gives.
+    """
+    try:
+        cuts = [(size, count) for size, count in consumed]
+    except (TypeError, ValueError):
+        cuts = [(0, 0)]
+    numbers = [epoch + 1 if isinstance(epoch, int) else 0, *(number for cut in cuts for number in cut)]
+    if not all(isinstance(number, int) and number >= 1 for number in numbers):
+        raise InputError(f"sampler state is damaged: epoch {epoch!r}, consumed {consumed!r}")
+    return epoch, cuts
 
 
 def _grouped(order: np.ndarray, groups: np.ndarray, batch_size: int) -> np.ndarray:

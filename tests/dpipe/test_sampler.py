@@ -20,7 +20,9 @@ def test_the_order_depends_on_seed_and_epoch_alone() -> None:
     first = np.concatenate(list(sampler))
     second = np.concatenate(list(sampler))
     assert not np.array_equal(first, second)
-    np.testing.assert_array_equal(np.concatenate(list(BatchSampler(50, 5, seed=3).batches(epoch=1))), second)
+    again = BatchSampler(50, 5, seed=3)
+    again.set_epoch(1)
+    np.testing.assert_array_equal(np.concatenate(list(again)), second)
     assert not np.array_equal(np.concatenate(list(BatchSampler(50, 5, seed=4))), first)
     assert not np.array_equal(first, np.arange(50))
 
@@ -87,7 +89,7 @@ def test_it_goes_on_where_the_state_was_saved() -> None:
 
     other = BatchSampler(31, 2, groups=groups, seed=9)
     other.load_state_dict(state)
-    assert state["consumed"] == 10
+    assert state["consumed"] == [[2, 5]]
     assert [batch.tolist() for batch in other] == rest
     assert [batch.tolist() for batch in other] == [batch.tolist() for batch in sampler]
 
@@ -116,8 +118,6 @@ def test_a_state_of_another_run_is_refused() -> None:
     state = BatchSampler(10, 2, seed=1).state_dict()
     with pytest.raises(InputError, match="saved with seed 1, here it is 2"):
         BatchSampler(10, 2, seed=2).load_state_dict(state)
-    with pytest.raises(InputError, match="saved with global_batch_size 2, here it is 4"):
-        BatchSampler(10, 4, seed=1).load_state_dict(state)
     with pytest.raises(InputError, match="saved with pad True, here it is False"):
         BatchSampler(10, 2, seed=1, pad=False).load_state_dict(state)
     groups = np.arange(10) % 2
