@@ -1,4 +1,4 @@
-"""Polygons to pixels: full-size bitmaps, and coverage on grids over boxes. Works on the arrays of ``Polygons``.
+"""Polygons to coverage on grids over boxes. Works on the arrays of ``Polygons``.
 
 Names: V vertices, R rings, P parts (an outer ring and its holes), I instances, E edges.
 """
@@ -13,67 +13,6 @@ from dpipe.ragged import Ints, group_numbers, offsets_of, ranges
 # Work of to_grids is cut into pieces of about this many edges and accumulator cells, to bound its memory.
 GRID_EDGES = 1 << 20
 GRID_CELLS = 1 << 23
-
-
-def bitmaps(
-    vertices: NDArray[np.float32],
-    ring_offsets: Ints,
-    instance_offsets: Ints,
-    holes: NDArray[np.bool_],
-    height: int,
-    width: int,
-) -> NDArray[np.uint8]:
-    """Masks with a pixel on when its centre is inside; see ``Polygons.to_bitmaps``.
-
-    Each edge toggles every row of pixel centres that it crosses, from the first centre on its right; the toggles of one
-    part in one row, sorted, are the starts and ends of its runs.
-
-    Returns:
-        (I, height, width) uint8.
-    """
-    masks = np.zeros((len(instance_offsets) - 1, height, width), dtype=np.uint8)
-    if not len(holes) or not masks.size:
-        return masks
-    start = vertices.astype(np.float64)
-    end = start[next_vertex(ring_offsets)]
-    # Row r's centres lie at r + 1/2. An edge owns the rows from its upper end (included) to its lower end (excluded);
-    # neighbours share the exact number, so a closed ring crosses each row an even number of times.
-    first, last = _first_centre(start[:, 1], height), _first_centre(end[:, 1], height)
-    edge_part = (np.cumsum(~holes) - 1)[group_numbers(ring_offsets)]
-    crossing = np.flatnonzero(first != last)
-    top, counts = np.minimum(first, last)[crossing], np.abs(last - first)[crossing]
-    rows = ranges(top, counts)
-    edge = np.repeat(crossing, counts)
-    slope = np.zeros(len(start))
-    slope[crossing] = (end[crossing, 0] - start[crossing, 0]) / (end[crossing, 1] - start[crossing, 1])
-    x = start[edge, 0] + (rows + 0.5 - start[edge, 1]) * slope[edge]
-    # A centre that lies on an edge is taken a hair's breadth further down, as pycocotools does in effect: such ties are
-    # common, for polygons with whole coordinates run through many centres. In x this moves where the edge leans right.
-    columns = np.where(slope[edge] > 0, np.floor(x - 0.5) + 1, np.ceil(x - 0.5))
-    columns = np.clip(columns, 0, width).astype(np.int64)
-    line = edge_part[edge] * height + rows
-    keys = np.sort(line * (width + 1) + columns).reshape(-1, 2)
-    # Runs: part, row, first column and the column after the last.
-    line = keys[:, 0] // (width + 1)
-    left = keys[:, 0] - line * (width + 1)
-    right = keys[:, 1] - line * (width + 1)
-    part_instance = group_numbers(instance_offsets)[~holes]
-    instance = part_instance[line // height]
-    bounds = np.searchsorted(instance, np.arange(len(masks) + 1))
-    for number in range(len(masks)):
-        low, high = bounds[number], bounds[number + 1]
-        if low == high:
-            continue
-        row, a, b = line[low:high] % height, left[low:high], right[low:high]
-        row0, row1, column0, column1 = row.min(), row.max() + 1, a.min(), b.max()
-        # Counting up where a run starts and down where it ends makes the union of parts, should they overlap.
-        stride = column1 - column0 + 1
-        cells = (row1 - row0) * stride
-        base = (row - row0) * stride - column0
-        steps = np.bincount(base + a, minlength=cells) - np.bincount(base + b, minlength=cells)
-        depth = np.cumsum(steps.reshape(-1, stride), axis=1)
-        masks[number, row0:row1, column0:column1] = depth[:, :-1] > 0
-    return masks
 
 
 def grids(
@@ -209,8 +148,3 @@ def signed_ring_areas(vertices: NDArray[np.float32], ring_offsets: Ints) -> NDAr
     end = start[next_vertex(ring_offsets)]
     doubled: NDArray[np.float64] = start[:, 0] * end[:, 1] - end[:, 0] * start[:, 1]
     return np.add.reduceat(0.5 * doubled, ring_offsets[:-1])
-
-
-def _first_centre(position: NDArray[np.float64], count: int) -> Ints:
-    """The first pixel whose centre lies at or after a position, within 0..count."""
-    return np.clip(np.ceil(position - 0.5), 0, count).astype(np.int64)

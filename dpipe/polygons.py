@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from dpipe import polygon_clip, polygon_coco, polygon_raster
+from dpipe import polygon_clip, polygon_coco, polygon_fill, polygon_raster, polygon_write
 from dpipe.geometry import Matrix, transform_points
 from dpipe.ragged import group_numbers, offsets_of, ranges
 
@@ -174,9 +174,11 @@ class Polygons:
         Returns:
             (I, height, width) uint8.
         """
-        return polygon_raster.bitmaps(
-            self.vertices, self.ring_offsets, self.instance_offsets, self.holes, height, width
+        heights, widths = np.full((2, len(self)), [[height], [width]], dtype=np.int64)
+        runs = polygon_fill.toggles(
+            self.vertices, self.ring_offsets, self.instance_offsets, self.holes, heights, widths
         )
+        return polygon_fill.bitmaps(runs, height, width)
 
     def to_grids(self, boxes: ArrayLike, instances: ArrayLike, size: int) -> NDArray[np.float32]:
         """The share of each cell that is inside, on a grid laid over each box; no full-size mask is made.
@@ -200,6 +202,42 @@ class Polygons:
             np.asarray(instances, dtype=np.int64).reshape(-1),
             size,
         )
+
+    def to_coco(self, sizes: ArrayLike | None = None) -> list[Any]:
+        """``segmentation`` values of COCO annotations, from which ``from_coco`` reads the same polygons again.
+
+        An instance becomes a list of flat coordinate lists, one for each part, with the fewest decimals that keep every
+        coordinate; without rings it becomes an empty list. Such lists cannot tell of holes, and a hole written as a
+        ring would be read as a part. So an instance with a hole becomes a compressed run-length mask of its pixels; of
+        what was read from one this is the same mask again, while elsewhere its borders move to those of pixels.
+
+        Args:
+            sizes: Height and width of the image, or (I, 2) of each instance's; needed where there are holes.
+
+        Raises:
+            InputError: An instance has a hole, and there are no sizes.
+        """
+        return polygon_write.write_polygons(self, None if sizes is None else self._sizes(sizes))
+
+    def to_rle(self, height: int, width: int, compressed: bool = True) -> list[dict[str, Any]]:
+        """Run-length masks in COCO's form: those of ``to_bitmaps``, without making bitmaps.
+
+        Of what was read from run lengths these are the same run lengths again. An instance without rings becomes an
+        empty mask.
+
+        Args:
+            height: Of the image, in pixels.
+            width: Of the image, in pixels.
+            compressed: Whether ``counts`` is COCO's compressed text or a list of numbers, as COCO has it for crowds.
+
+        Returns:
+            I times ``size`` and ``counts``, ready for JSON and for ``pycocotools.mask``.
+        """
+        return polygon_write.write_run_lengths(self, self._sizes([height, width]), compressed)
+
+    def _sizes(self, sizes: ArrayLike) -> NDArray[np.int64]:
+        """(I, 2) heights and widths, of one size for all or of one for each."""
+        return np.broadcast_to(np.asarray(sizes, dtype=np.int64), (len(self), 2))
 
     def _ring_areas(self) -> NDArray[np.float64]:
         """(R,) float64 unsigned areas by the shoelace formula."""

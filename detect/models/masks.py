@@ -19,8 +19,9 @@ from torchvision.ops import roi_align
 from detect.models.assign import Samples
 from detect.models.boxes import clip_boxes, on_device
 from detect.models.detections import RunLengths
-from detect.models.run_lengths import Ints, run_lengths_of
 from dpipe.errors import InputError
+from dpipe.ragged import Ints, offsets_of
+from dpipe.run_lengths import encode_toggles
 
 if TYPE_CHECKING:
     from dpipe.target import Target
@@ -93,8 +94,7 @@ def encode_masks(probabilities: Tensor, boxes: Tensor, size: tuple[int, int], th
     Returns:
         n run lengths.
     """
-    starts: list[list[Ints]] = [[] for _ in boxes]
-    ends: list[list[Ints]] = [[] for _ in boxes]
+    toggles: list[list[Ints]] = [[] for _ in boxes]
     # The regions' corners are needed on the host; one transfer brings all of them.
     for batch in _batches(_stripes(boxes.tolist(), size)):
         # Before each column there is a pixel that is off, so that no run goes on in the next.
@@ -109,13 +109,15 @@ def encode_masks(probabilities: Tensor, boxes: Tensor, size: tuple[int, int], th
         firsts, lasts = changes[0::2] + 1, changes[1::2]
         parts = np.searchsorted(firsts, offsets)
         for stripe, offset, begin, end in zip(batch, offsets[:-1], parts[:-1], parts[1:], strict=True):
-            starts[stripe.mask].append(stripe.to_image(firsts[begin:end] - offset, size[0]))
-            ends[stripe.mask].append(stripe.to_image(lasts[begin:end] - offset, size[0]) + 1)
-    none = [np.zeros(0, dtype=np.int64)]
-    return [
-        run_lengths_of(np.concatenate(none + first), np.concatenate(none + end), size)
-        for first, end in zip(starts, ends, strict=True)
-    ]
+            first, last = (stripe.to_image(at[begin:end] - offset, size[0]) for at in (firsts, lasts))
+            toggles[stripe.mask].append(np.stack([first, last + 1], axis=1).ravel())
+    joined = [np.concatenate([np.zeros(0, dtype=np.int64), *several]) for several in toggles]
+    lengths = np.array([len(one) for one in joined], dtype=np.int64)
+    return encode_toggles(
+        np.concatenate([np.zeros(0, dtype=np.int64), *joined]),
+        offsets_of(lengths),
+        np.broadcast_to(np.array(size, dtype=np.int64), (len(joined), 2)),
+    )
 
 
 @dataclass(frozen=True)
