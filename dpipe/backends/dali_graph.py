@@ -7,12 +7,14 @@ runs for some of the samples; nothing is drawn inside.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import nvidia.dali
 from nvidia.dali import Pipeline, pipeline_def
 
+from dpipe.backends.dali_options import DaliOptions
 from dpipe.backends.dali_steps import LINEAR_STEP
 from dpipe.policy import Normalize
 
@@ -23,22 +25,30 @@ types: Any = nvidia.dali.types
 _INPUTS = {  # name: (dtype, number of dimensions)
     "path": (types.UINT8, 1),  # the bytes of a file name
     "source_size": (types.INT32, 1),  # (height, width) according to the index
-    "matrix": (types.FLOAT, 2),  # (2, 3), output to source, continuous coordinates
+    "matrix": (types.FLOAT, 2),  # (2, 3), output to halved source, continuous coordinates
     "size": (types.FLOAT, 1),  # (height, width) after the warp
     "bordered": (types.INT32, 0),  # 1 where output pixels may lie outside the source
     "fill": (types.INT16, 3),  # (1, 1, 3), what they are filled with
     "canvas": (types.FLOAT, 1),  # (height, width) after padding
+}
+_HALVING_INPUTS = {
+    "halvings": (types.INT32, 0),  # how many of them this image has
+    "halved_size": (types.FLOAT, 3),  # (halvings, 2, 2), see halved_sizes
+}
+_STEP_INPUTS = {
     "step": (types.INT32, 1),  # (slots,), 0 or one of dali_steps
     "weights": (types.FLOAT, 2),  # (slots, 3), see photometric_step
 }
-_NO_RESERVE = {"device_memory_padding": 0, "host_memory_padding": 0}
 
 
 def build_pipeline(
     source: Callable[[], Sequence[Any]],
     *,
     slots: int,
+    halvings: int,
     normalize: Normalize | None,
+    half: bool,
+    options: DaliOptions,
     device_id: int | None,
     threads: int,
     prefetch: int,
@@ -47,10 +57,13 @@ def build_pipeline(
     """Builds the pipeline.
 
     Args:
-        source: Called for each batch; returns the arrays of ``_INPUTS`` in order, the batch in the first dimension
-            (``path`` as a list, the last two only where there are slots); raises StopIteration at the end.
+        source: Called for each batch; returns the arrays of ``graph_inputs``, the batch in the first dimension;
+            raises StopIteration at the end.
         slots: Photometric operations that a sample can have.
+        halvings: How often a sample can be halved.
         normalize: None to keep uint8.
+        half: Whether normalised images are float16; else they are float32.
+        options: Of the decoder.
         device_id: Number of the CUDA device; None for the CPU.
         threads: CPU threads.
         prefetch: Batches in the making at a time.
@@ -59,14 +72,14 @@ def build_pipeline(
     Returns:
         A built pipeline with two outputs: the images (N, H, W, 3), and each decoded image's (height, width, 3).
     """
-    with warnings.catch_warnings():
-        # DALI turns the branches of _graph into operators by rewriting its source with gast, whose use of ast is
-        # deprecated since Python 3.13. Where warnings are errors, DALI would give up the rewriting.
-        warnings.filterwarnings("ignore", r".*Support for arbitrary keyword arguments", DeprecationWarning)
+    with _accepted_gast():
         pipeline = _graph(
             source,
             slots,
+            halvings,
             normalize,
+            types.UINT8 if normalize is None else types.FLOAT16 if half else types.FLOAT,
+            options,
             device_id is not None,
             batch_size=max_batch_size,
             num_threads=threads,
@@ -79,10 +92,71 @@ def build_pipeline(
     return pipeline
 
 
+def build_probe(
+    source: Callable[[], Sequence[Any]], *, options: DaliOptions, device_id: int | None, threads: int
+) -> Pipeline:
+    """Builds a pipeline that decodes one image at a time, to find out whether it can.
+
+    Args:
+        source: Returns the first two arrays of ``graph_inputs``, of one image.
+        options: Of the decoder.
+        device_id: Number of the CUDA device; None for the CPU.
+        threads: CPU threads.
+    """
+    with _accepted_gast():
+        pipeline = _probe(
+            source,
+            options,
+            device_id is not None,
+            batch_size=1,
+            num_threads=threads,
+            device_id=device_id,
+            prefetch_queue_depth=1,
+            exec_dynamic=True,
+        )
+    pipeline.build()
+    return pipeline
+
+
+@contextmanager
+def _accepted_gast() -> Iterator[None]:
+    """Lets DALI define a graph where warnings are errors.
+
+    DALI turns the branches of a graph into operators by rewriting its source with gast, whose use of ast is deprecated
+    since Python 3.13; an error there would make DALI give up the rewriting.
+    """
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", r".*Support for arbitrary keyword arguments", DeprecationWarning)
+        yield
+
+
 @pipeline_def(enable_conditionals=True)
-def _graph(source: Callable[[], Sequence[Any]], slots: int, normalize: Normalize | None, on_gpu: bool) -> Any:
-    inputs = list(_INPUTS.values())[: len(_INPUTS) if slots else -2]
-    path, source_size, matrix, size, bordered, fill, canvas, *steps = fn.external_source(
+def _probe(source: Callable[[], Sequence[Any]], options: DaliOptions, on_gpu: bool) -> Any:
+    inputs = [_INPUTS["path"], _INPUTS["source_size"]]
+    path, source_size = fn.external_source(
+        source=source,
+        num_outputs=2,
+        dtype=[dtype for dtype, _ in inputs],
+        ndim=[dimensions for _, dimensions in inputs],
+        batch=True,
+    )
+    return _decode_turned(fn.io.file.read(path), source_size, options, on_gpu).shape()
+
+
+@pipeline_def(enable_conditionals=True)
+def _graph(
+    source: Callable[[], Sequence[Any]],
+    slots: int,
+    halvings: int,
+    normalize: Normalize | None,
+    dtype: Any,
+    options: DaliOptions,
+    on_gpu: bool,
+) -> Any:
+    inputs = list(_INPUTS.values())
+    inputs += list(_HALVING_INPUTS.values()) if halvings else []
+    inputs += list(_STEP_INPUTS.values()) if slots else []
+    path, source_size, matrix, size, bordered, fill, canvas, *more = fn.external_source(
         source=source,
         num_outputs=len(inputs),
         dtype=[dtype for dtype, _ in inputs],
@@ -90,26 +164,24 @@ def _graph(source: Callable[[], Sequence[Any]], slots: int, normalize: Normalize
         batch=True,
     )
     encoded = fn.io.file.read(path)
-    stored_size = fn.peek_image_shape(encoded, adjust_orientation=False)
-    # EXIF's orientation counts only where the stored pixels are not of the size that the annotations belong to.
-    if stored_size[0] != source_size[0] or stored_size[1] != source_size[1]:
-        # Rare images: this decoder reserves no memory for itself in advance.
-        decoded = _decode(encoded, on_gpu, adjust_orientation=True, **(_NO_RESERVE if on_gpu else {}))
-    else:
-        decoded = _decode(encoded, on_gpu, adjust_orientation=False)
+    decoded = _decode_turned(encoded, source_size, options, on_gpu)
     decoded_shape = decoded.shape()
+
+    source_image = decoded.gpu() if on_gpu and options.decoder == "cpu" else decoded
+    for halving in range(halvings):
+        source_image = _halve(source_image, more[0] > halving, more[1][halving])
 
     if bordered > 0:
         # warp_affine fills with one number for all channels, so the fill colour is made the zero.
         colour = fill.gpu() if on_gpu else fill
-        shifted = fn.cast(decoded, dtype=types.INT16) - colour
+        shifted = fn.cast(source_image, dtype=types.INT16) - colour
         warped = fn.warp_affine(shifted, matrix=matrix, size=size, fill_value=0.0)
         image = fn.cast(warped + colour, dtype=types.UINT8)
     else:
-        image = fn.warp_affine(decoded, matrix=matrix, size=size)  # border pixels repeat
+        image = fn.warp_affine(source_image, matrix=matrix, size=size)  # border pixels repeat
 
     for slot in range(slots):
-        image = _photometric_step(image, steps[0][slot], steps[1][slot], on_gpu)
+        image = _photometric_step(image, more[-2][slot], more[-1][slot], on_gpu)
 
     if normalize is not None and normalize.bgr:
         image = fn.color_space_conversion(image, image_type=types.RGB, output_type=types.BGR)
@@ -117,7 +189,7 @@ def _graph(source: Callable[[], Sequence[Any]], slots: int, normalize: Normalize
         image,
         mean=[0.0] if normalize is None else list(normalize.mean),
         std=[1.0] if normalize is None else list(normalize.std),
-        dtype=types.UINT8 if normalize is None else types.FLOAT,
+        dtype=dtype,
         output_layout="HWC",
         crop_h=canvas[0],
         crop_w=canvas[1],
@@ -129,14 +201,51 @@ def _graph(source: Callable[[], Sequence[Any]], slots: int, normalize: Normalize
     return images, decoded_shape
 
 
-def _decode(encoded: Any, on_gpu: bool, **options: Any) -> Any:
+def _decode_turned(encoded: Any, source_size: Any, options: DaliOptions, on_gpu: bool) -> Any:
+    """Decodes, and turns where EXIF asks for it and the annotations belong to the turned image."""
+    stored_size = fn.peek_image_shape(encoded, adjust_orientation=False)
+    if stored_size[0] != source_size[0] or stored_size[1] != source_size[1]:
+        # Rare images: this decoder reserves no memory for itself in advance.
+        decoded = _decode(encoded, on_gpu and options.decoder == "gpu", options, turn=True)
+    else:
+        decoded = _decode(encoded, on_gpu and options.decoder == "gpu", options, turn=False)
+    return decoded
+
+
+def _decode(encoded: Any, on_gpu: bool, options: DaliOptions, turn: bool) -> Any:
+    reserve: dict[str, Any] = {}
+    if on_gpu:
+        reserve = {"hw_decoder_load": options.hw_decoder_load}
+        if turn:
+            reserve.update(device_memory_padding=0, host_memory_padding=0)
+        elif options.preallocate is not None:
+            height, width = options.preallocate
+            reserve.update(preallocate_height_hint=height, preallocate_width_hint=width)
     return fn.decoders.image(
         encoded,
         device="mixed" if on_gpu else "cpu",
         output_type=types.RGB,
+        adjust_orientation=turn,
         jpeg_fancy_upsampling=True,  # as libjpeg does on the CPU
-        **options,
+        **reserve,
     )
+
+
+def _halve(image: Any, wanted: Any, sizes: Any) -> Any:
+    """Takes the mean of each two neighbours along one axis or both, where that is wanted.
+
+    Without antialiasing, a linear interpolation to half of the size reads just between two pixels.
+    """
+    if wanted:
+        image = fn.resize(
+            image,
+            size=sizes[1],
+            roi_start=[0.0, 0.0],
+            roi_end=sizes[0],
+            interp_type=types.INTERP_LINEAR,
+            antialias=False,
+        )
+    return image
 
 
 def _photometric_step(image: Any, step: Any, weights: Any, on_gpu: bool) -> Any:

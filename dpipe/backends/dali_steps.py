@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dpipe.errors import InputError
+from dpipe.plan import PhotometricStep
+
 LINEAR_STEP = 1
 """A photometric step of the graph: a weighted sum of the image, its grey version and its mean grey level."""
 
@@ -9,8 +12,15 @@ EQUALIZE_STEP = 2
 """A photometric step of the graph: the equalisation of each channel's histogram."""
 
 
-def photometric_step(name: str, factor: float) -> tuple[int, tuple[float, float, float]]:
-    """The graph's step for an operation of ``dpipe.photometric``, and its weights."""
+def photometric_step(operation: PhotometricStep) -> tuple[int, tuple[float, float, float]]:
+    """Returns the graph's step for an operation of a plan, and its weights.
+
+    Raises:
+        InputError: For one that is not one of ``dpipe.photometric``'s.
+    """
+    if callable(operation):
+        raise InputError(f"{operation!r} cannot run in DALI: use the opencv backend for it")
+    name, factor = operation
     if name == "equalize":
         return EQUALIZE_STEP, (0.0, 0.0, 0.0)
     weights = {

@@ -296,10 +296,9 @@ def test_a_file_that_only_opencv_reads_is_told_with_dalis_error(tmp_path: Path) 
     path = jpeg(tmp_path / "picture.gif")
     augment = Augment([])
     plan = augment.draw((60, 80), seed=0, epoch=0, sample=7, image=0)
-    for plans, kind in (([plan], BadSampleError), ([plan, plan], InputError)):
-        with pytest.raises(InputError, match=r"picture\.gif") as caught:
+    for plans in ([plan], [plan, plan]):
+        with pytest.raises(BadSampleError, match=r"picture\.gif") as caught:
             list(DaliBackend([path], augment, max_batch_size=2).stream([plans]))
-        assert type(caught.value) is kind
         assert "DALI: nvImageCodec failure" in str(caught.value)
         assert "peek_image_shape" in str(caught.value.__cause__)
 
