@@ -1,19 +1,14 @@
 from __future__ import annotations
 
-import contextlib
-import io
-from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
 import pytest
 from pycocotools import mask as coco_mask
-from pycocotools.coco import COCO
 
 from dpipe import geometry as g
 from dpipe import polygon_raster
-from dpipe.coco import CocoIndex
 from dpipe.polygons import Polygons
 
 
@@ -155,27 +150,3 @@ def test_grids_are_the_same_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
     np.testing.assert_allclose(shapes.to_grids(boxes, instances, 14), whole, atol=1e-6)
     monkeypatch.setattr(polygon_raster, "GRID_CELLS", 10)
     np.testing.assert_allclose(shapes.to_grids(boxes, instances, 14), whole, atol=1e-6)
-
-
-@pytest.mark.realdata
-@pytest.mark.parametrize("split", ["train", "val"])
-def test_bitmaps_of_real_instances_are_those_of_pycocotools(data_root: Path, split: str) -> None:
-    path = data_root / "coco_mini" / "annotations" / f"instances_{split}.json"
-    index = CocoIndex.load(path)
-    with contextlib.redirect_stdout(io.StringIO()):
-        reference = COCO(str(path))
-    compared = traced = 0
-    for image in range(len(index)):
-        rows = slice(*index.offsets[image : image + 2])
-        bitmaps = index.polygons.select(rows).to_bitmaps(int(index.heights[image]), int(index.widths[image]))
-        for number, bitmap in zip(index.annotation_ids[rows].tolist(), bitmaps, strict=True):
-            annotation = reference.anns[number]
-            expected = reference.annToMask(annotation)
-            if isinstance(annotation["segmentation"], dict):
-                np.testing.assert_array_equal(bitmap, expected)
-                traced += 1
-            elif expected.sum() > 32 * 32:
-                assert (bitmap & expected).sum() / (bitmap | expected).sum() > 0.99, number
-                compared += 1
-    assert compared > 200
-    assert traced > 2
