@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import chain
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -25,18 +25,52 @@ LARGEST_COORDINATE = 1e18
 TRACE_RUNS = 1 << 20
 
 
+class FlatLists(NamedTuple):
+    """The numbers of some polygon lists, one after another.
+
+    Attributes:
+        numbers: (2V,) float64 x and y in turn.
+        ring_lengths: (R,) how many numbers each ring has.
+        ring_counts: (I,) how many rings each list has.
+    """
+
+    numbers: NDArray[np.float64]
+    ring_lengths: Ints
+    ring_counts: Ints
+
+    def are_polygons(self) -> bool:
+        """Whether all numbers come in pairs and are coordinates."""
+        return not (self.ring_lengths % 2).any() and bool((np.abs(self.numbers) <= LARGEST_COORDINATE).all())
+
+
 def read_segmentations(segmentations: Sequence[Any], sizes: ArrayLike | None, where: Where | None) -> Arrays:
     """See ``Polygons.from_coco``."""
     name = where if where is not None else _default_name
-    masks = [number for number, value in enumerate(segmentations) if isinstance(value, dict)]
+    masks = {number: value for number, value in enumerate(segmentations) if isinstance(value, dict)}
     lists: Sequence[Any] = (
         [None if isinstance(value, dict) else value for value in segmentations] if masks else segmentations
     )
-    polygons = _read_lists(lists, name)
+    return arrange(_flatten(lists, name), masks, sizes, name)
+
+
+def arrange(lists: FlatLists, masks: Mapping[int, Any], sizes: ArrayLike | None, name: Where) -> Arrays:
+    """The arrays of ``Polygons`` from polygon lists that are well-formed, and from run-length masks.
+
+    Args:
+        lists: Those of all I instances; of one that is a mask, an empty list.
+        masks: The run-length masks by number of their instances, in this order.
+        sizes: As in ``Polygons.from_coco``.
+        name: Names an instance, for messages.
+
+    Raises:
+        InputError: A mask is malformed.
+    """
+    polygons = _rings(lists)
     if not masks:
         return polygons
     expected = None if sizes is None else np.asarray(sizes, dtype=np.int64).reshape(-1, 2)
-    counts, count_offsets, shapes = _read_run_lengths(segmentations, masks, expected, name)
+    numbers = list(masks)
+    counts, count_offsets, shapes = _read_run_lengths(masks, numbers, expected, name)
     traced = []
     chunk = count_offsets[:-1] // TRACE_RUNS
     for piece in np.split(np.arange(len(masks)), np.flatnonzero(np.diff(chunk)) + 1):
@@ -44,15 +78,15 @@ def read_segmentations(segmentations: Sequence[Any], sizes: ArrayLike | None, wh
         traced.append(
             trace_runs(counts[bounds[0] : bounds[-1]], bounds - bounds[0], shapes[piece, 0], shapes[piece, 1])
         )
-    return _merge(polygons, traced, np.array(masks, dtype=np.int64))
+    return _merge(polygons, traced, np.array(numbers, dtype=np.int64))
 
 
 def _default_name(number: int) -> str:
     return f"segmentation {number}"
 
 
-def _read_lists(segmentations: Sequence[Any], name: Where) -> Arrays:
-    """Polygon lists: each inner list is an outer ring."""
+def _flatten(segmentations: Sequence[Any], name: Where) -> FlatLists:
+    """Polygon lists, checked whole."""
     try:
         rings_of = [() if value is None else value for value in segmentations]
         ring_counts = np.fromiter(map(len, rings_of), dtype=np.int64, count=len(rings_of))
@@ -62,28 +96,33 @@ def _read_lists(segmentations: Sequence[Any], name: Where) -> Arrays:
         numbers = np.frombuffer(array("d", chain.from_iterable(rings)), dtype=np.float64)
     except TypeError:
         raise _malformed_list(segmentations, name) from None
+    lists = FlatLists(numbers, lengths, ring_counts)
     # The others have a length too: an empty string is no polygon.
-    strange = {*map(type, rings_of), *map(type, rings)} - {list, tuple}
-    if strange or (lengths % 2).any() or not (np.abs(numbers) <= LARGEST_COORDINATE).all():
+    if {*map(type, rings_of), *map(type, rings)} - {list, tuple} or not lists.are_polygons():
         raise _malformed_list(segmentations, name)
-    points = numbers.astype(np.float32).reshape(-1, 2)
-    point_counts = lengths // 2
+    return lists
+
+
+def _rings(lists: FlatLists) -> Arrays:
+    """Each ring of a list is an outer ring; those without any area are left out."""
+    points = lists.numbers.astype(np.float32).reshape(-1, 2)
+    point_counts = lists.ring_lengths // 2
     kept = point_counts >= 3
     if kept.any():
         starts = offsets_of(point_counts)[:-1]
         # Rings without points cannot be reduced, hence only those kept so far; points between them are in no segment.
-        extent = np.zeros((len(rings), 2), dtype=np.float32)
+        extent = np.zeros((len(point_counts), 2), dtype=np.float32)
         bounds = np.stack([starts[kept], starts[kept] + point_counts[kept]], axis=1).reshape(-1)
         padded = np.concatenate([points, points[-1:]])
         extent[kept] = np.maximum.reduceat(padded, bounds)[::2] - np.minimum.reduceat(padded, bounds)[::2]
         kept &= (extent > 0).all(axis=1)
-    instance = group_numbers(offsets_of(ring_counts))[kept]
+    instance = group_numbers(offsets_of(lists.ring_counts))[kept]
     if not kept.all():
         points = points[np.repeat(kept, point_counts)]
     return (
         points,
         offsets_of(point_counts[kept]),
-        offsets_of(np.bincount(instance, minlength=len(segmentations))),
+        offsets_of(np.bincount(instance, minlength=len(lists.ring_counts))),
         np.zeros(int(kept.sum()), dtype=np.bool_),
     )
 
@@ -112,7 +151,7 @@ def _malformed_list(segmentations: Sequence[Any], name: Where) -> InputError:
 
 
 def _read_run_lengths(
-    segmentations: Sequence[Any], masks: list[int], expected: Ints | None, name: Where
+    segmentations: Mapping[int, Any], masks: list[int], expected: Ints | None, name: Where
 ) -> tuple[Ints, Ints, Ints]:
     """Run lengths of all masks (flat), their offsets, and their (n, 2) heights and widths; all checked."""
     shapes = np.zeros((len(masks), 2), dtype=np.int64)
