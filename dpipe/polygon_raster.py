@@ -10,9 +10,12 @@ from numpy.typing import NDArray
 
 from dpipe.ragged import Ints, group_numbers, offsets_of, ranges
 
-# Work of to_grids is cut into pieces of about this many edges and accumulator cells, to bound its memory.
-GRID_EDGES = 1 << 20
-GRID_CELLS = 1 << 23
+# Work of to_grids is cut into pieces of about this many edges and accumulator cells, whose arrays stay in the cache.
+GRID_EDGES = 1 << 13
+GRID_CELLS = 1 << 16
+
+# Coverage that is larger than 1 by more than this is a ring's that winds more than once.
+ROUNDING = 1e-9
 
 
 def grids(
@@ -38,9 +41,8 @@ def grids(
     useful = np.flatnonzero((extent > 0).all(axis=1) & (part_counts > 0))
     if not len(useful):
         return result
-    start = vertices.astype(np.float64)
-    end = start[next_vertex(ring_offsets)]
-    edges = np.concatenate([start, end], axis=1)  # (V, 4)
+    x, y = vertices.astype(np.float64).T.copy()
+    following = next_vertex(ring_offsets)
     # Outer rings run one way and holes the other, so that plain signed areas add up to the part's.
     sign = np.where((signed_ring_areas(vertices, ring_offsets) < 0) != holes, -1.0, 1.0)[group_numbers(ring_offsets)]
     edge_part = (np.cumsum(~holes) - 1)[group_numbers(ring_offsets)]
@@ -49,22 +51,26 @@ def grids(
     chunk = np.floor(np.cumsum(work)).astype(np.int64)
     for rois in np.split(useful, np.flatnonzero(np.diff(chunk)) + 1):
         parts = offsets_of(part_counts[rois])
-        edge = ranges(edge_offsets[instances[rois]], edge_counts[rois])
-        roi = np.repeat(np.arange(len(rois)), edge_counts[rois])
-        shift, factor = boxes[rois, :2], size / extent[rois]
-        y0 = (edges[edge, 1] - shift[roi, 1]) * factor[roi, 1]
-        y1 = (edges[edge, 3] - shift[roi, 1]) * factor[roi, 1]
-        x0 = (edges[edge, 0] - shift[roi, 0]) * factor[roi, 0]
-        x1 = (edges[edge, 2] - shift[roi, 0]) * factor[roi, 0]
-        seen = (y0 != y1) & (np.minimum(y0, y1) < size) & (np.maximum(y0, y1) > 0) & (np.minimum(x0, x1) < size)
-        edge, roi = edge[seen], roi[seen]
-        part = parts[roi] + edge_part[edge] - parts_before[instances[rois[roi]]]
+        counts = edge_counts[rois]
+        edge = ranges(edge_offsets[instances[rois]], counts)
+        (left, top), (across, down) = boxes[rois, :2].T, (size / extent[rois]).T
+        x0 = (x[edge] - np.repeat(left, counts)) * np.repeat(across, counts)
+        y0 = (y[edge] - np.repeat(top, counts)) * np.repeat(down, counts)
+        after = following[edge] - edge + np.arange(len(edge))
+        x1, y1 = x0[after], y0[after]
+        seen = np.flatnonzero(
+            (y0 != y1) & (np.minimum(y0, y1) < size) & (np.maximum(y0, y1) > 0) & (np.minimum(x0, x1) < size)
+        )
+        edge = edge[seen]
+        part = edge_part[edge] + np.repeat(parts[:-1] - parts_before[instances[rois]], counts)[seen]
         cover = _coverage(x0[seen], y0[seen], x1[seen], y1[seen], sign[edge], part, int(parts[-1]), size)
         # Even-odd where a ring winds more than once, then the union of parts.
         np.abs(cover, out=cover)
-        if cover.max(initial=0.0) > 1.0:
+        if cover.max(initial=0.0) > 1.0 + ROUNDING:
             cover = 1.0 - np.abs(cover % 2.0 - 1.0)
-        result[rois] = np.minimum(np.add.reduceat(cover, parts[:-1], axis=0), 1.0)
+        if len(parts) - 1 < parts[-1]:
+            cover = np.add.reduceat(cover, parts[:-1], axis=1)
+        result[rois] = np.minimum(cover, 1.0).transpose(1, 2, 0)
     return result
 
 
@@ -91,44 +97,46 @@ def _coverage(
         size: Cells along each side.
 
     Returns:
-        (parts, size, size) float64.
+        (columns, parts, rows) float64: sums along the rows of cells go fast where these come first.
     """
-    # Upper end first.
-    sign = np.where(y0 < y1, sign, -sign)
-    x0, x1 = np.where(y0 < y1, x0, x1), np.where(y0 < y1, x1, x0)
-    y0, y1 = np.minimum(y0, y1), np.maximum(y0, y1)
-    slope = (x1 - x0) / (y1 - y0)
     # Cut into rows of cells.
-    first = np.clip(np.floor(y0), 0, size).astype(np.int64)
-    counts = np.clip(np.ceil(y1), 0, size).astype(np.int64) - first
+    slope = (x1 - x0) / (y1 - y0)
+    sign = np.where(y0 < y1, sign, -sign)
+    upper, lower = np.minimum(y0, y1), np.maximum(y0, y1)
+    first = np.maximum(np.floor(upper), 0).astype(np.int64)
+    counts = np.minimum(np.ceil(lower), size).astype(np.int64) - first
     edge = np.repeat(np.arange(len(x0)), counts)
     row = ranges(first, counts)
-    slope, sign, line = slope[edge], sign[edge], part[edge] * size + row
-    top, bottom = np.maximum(y0[edge], row), np.minimum(y1[edge], row + 1)
-    left = x0[edge] + (top - y0[edge]) * slope
-    right = x0[edge] + (bottom - y0[edge]) * slope
-    height = sign * (bottom - top)
+    line = (part * size)[edge] + row
+    top, bottom = np.maximum(upper[edge], row), np.minimum(lower[edge], row + 1)
+    height = sign[edge] * (bottom - top)
+    slope, y0 = slope[edge], y0[edge]
+    x0 = x0[edge]
+    left, right = x0 + (top - y0) * slope, x0 + (bottom - y0) * slope
     left, right = np.minimum(left, right), np.maximum(left, right)
-    # Cut into cells; all that is left of the grid counts as lying on its left border, what is right of it not at all.
+    # Cut into cells.
     first = np.clip(np.floor(left), -1, size).astype(np.int64)
-    counts = np.clip(np.floor(right), first, size).astype(np.int64) - first + 1
+    counts = np.clip(np.floor(right), first, size - 1).astype(np.int64) - first + 1
     piece = np.repeat(np.arange(len(left)), counts)
     column = ranges(first, counts)
-    low = np.where(column < 0, left[piece], np.maximum(left[piece], column))
-    high = np.where(column < 0, np.minimum(right[piece], 0.0), np.minimum(right[piece], column + 1))
-    width = right - left
-    per_width = np.divide(height, width, out=np.zeros_like(width), where=width > 0)
-    height = np.where(counts[piece] == 1, height[piece], per_width[piece] * (high - low))
+    # All that is left of the grid counts as lying on its left border, what is right of it not at all.
+    beyond = column < 0
+    low, high = np.maximum(left[piece], np.where(beyond, -np.inf, column)), np.minimum(right[piece], column + 1)
+    width = (right - left)[piece]
+    share = np.divide(high - low, width, out=np.ones_like(width), where=width > 0)
+    height = height[piece] * share
     # To the right of the piece lie `height` of each further cell, and of its own cell what is right of its middle.
-    inner = np.where(column < 0, 0.0, (low + high) * 0.5 - column)
-    inside = column < size
-    column = np.maximum(column, 0)
-    key = (line[piece] * (size + 1) + column)[inside]
-    height, inner = height[inside], inner[inside]
-    total = parts * size * (size + 1)
-    steps = np.asarray(np.bincount(key, weights=height * (1.0 - inner), minlength=total), dtype=np.float64)
-    steps += np.bincount(key + 1, weights=height * inner, minlength=total)
-    return np.cumsum(steps.reshape(parts, size, size + 1), axis=2)[:, :, :size]
+    inner = np.where(beyond, 0.0, (low + high) * 0.5 - column) * height
+    lines = parts * size
+    key = np.maximum(column, 0) * lines + line[piece]
+    steps = np.bincount(
+        np.concatenate([key, key + lines]),
+        weights=np.concatenate([height - inner, inner]),
+        minlength=(size + 1) * lines,
+    ).reshape(size + 1, parts, size)
+    for number in range(1, size):
+        steps[number] += steps[number - 1]
+    return steps[:size]
 
 
 def next_vertex(ring_offsets: Ints) -> Ints:
