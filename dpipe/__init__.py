@@ -9,11 +9,14 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from dpipe.adapters import to_detr, to_tensors, to_torchvision
+    from dpipe.backends.dali_options import DaliOptions
+    from dpipe.batch import Batch
     from dpipe.coco import CocoIndex
     from dpipe.colours import Brightness, Color, Contrast, Equalize
     from dpipe.errors import BadSampleError, InputError
     from dpipe.geometric import RandomFlip, Resize, Rotate, Shear, Translate
-    from dpipe.loader import Batch, DetectionLoader
+    from dpipe.loader import DetectionLoader
     from dpipe.operation import Operation
     from dpipe.plan import SamplePlan
     from dpipe.policy import Augment, AutoAugment, Normalize, Pad
@@ -22,9 +25,12 @@ if TYPE_CHECKING:
     from dpipe.target import Target, make_target
 
 HOMES = {
+    "adapters": ["to_detr", "to_tensors", "to_torchvision"],
+    "backends.dali_options": ["DaliOptions"],
+    "batch": ["Batch"],
     "coco": ["CocoIndex"],
     "errors": ["BadSampleError", "InputError"],
-    "loader": ["Batch", "DetectionLoader"],
+    "loader": ["DetectionLoader"],
     "plan": ["SamplePlan"],
     "colours": ["Brightness", "Color", "Contrast", "Equalize"],
     "geometric": ["RandomFlip", "Resize", "Rotate", "Shear", "Translate"],
@@ -46,6 +52,7 @@ __all__ = [
     "CocoIndex",
     "Color",
     "Contrast",
+    "DaliOptions",
     "DetectionLoader",
     "Equalize",
     "InputError",
@@ -61,6 +68,9 @@ __all__ = [
     "Target",
     "Translate",
     "make_target",
+    "to_detr",
+    "to_tensors",
+    "to_torchvision",
 ]
 
 

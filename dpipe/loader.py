@@ -3,49 +3,32 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import math
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
-from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Any, get_args
 
 import numpy as np
 import torch
 
-from dpipe.backends.base import Backend, share_of_cores
+from dpipe.backends.base import BatchImages, OnBadSample, share_of_cores
+from dpipe.backends.choose import BackendName, DtypeName, checked_device, checked_dtype, make_backend
+from dpipe.backends.dali_options import DaliOptions
+from dpipe.batch import Batch
 from dpipe.coco import CocoIndex, image_path
 from dpipe.errors import InputError
 from dpipe.operation import Operation
 from dpipe.plan import SamplePlan
 from dpipe.policy import Augment, Normalize, Pad
 from dpipe.sampler import BatchSampler
-from dpipe.target import MIN_SIZE, BoxSource, Target, make_target
+from dpipe.target import MIN_SIZE, BoxSource, Target, empty_target, make_target
 
-BackendName: TypeAlias = Literal["auto", "opencv", "dali"]
-
-
-@dataclass
-class Batch:
-    """N images and their targets.
-
-    Attributes:
-        images: (N, 3, H, W), channels_last: float32 normalised, or uint8 RGB where the augmentation has no
-            ``Normalize``. Images lie top left; the padding is 0.
-        targets: One for each image.
-    """
-
-    images: torch.Tensor
-    targets: list[Target]
-
-    def __len__(self) -> int:
-        return len(self.targets)
-
-    def to(self, device: torch.device | str) -> Batch:
-        """Returns the batch with all tensors on a device."""
-        return Batch(self.images.to(device), [target.to(device) for target in self.targets])
+logger = logging.getLogger("dpipe")
 
 
 class ImagePaths(Sequence[Path]):
@@ -76,6 +59,14 @@ class DetectionLoader:
     ``for`` loop over the loader is an epoch. The n-th batch is a function of (seed, epoch, n, rank, world size),
     whatever the number of threads; what is being worked on ahead never counts as handed out.
 
+    ``state_dict`` and ``load_state_dict`` follow torchdata's convention of stateful loaders, so trainers that know it,
+    such as Lightning's, save and restore the position by themselves. An epoch may go on with another batch size and on
+    another number of ranks: what is left of it is shared anew.
+
+    A bad sample, an image that cannot be used, is an error or is skipped. Skipping loses and repeats no other sample:
+    its batch is smaller. A batch without any usable sample is left out where ranks need not step together (one rank, or
+    ``pad_last`` off); else an empty one stands in (``Batch.stand_in``).
+
     Args:
         index: The annotations.
         images: Folder that the index's file names are relative to.
@@ -98,9 +89,15 @@ class DetectionLoader:
             where not given there are as many as keep all threads busy, ``threads / batch_size``, and at least 2.
         boxes_from: See ``make_target``.
         min_size: See ``make_target``.
+        on_bad_sample: ``fail`` raises the error at the sample's batch. ``skip`` leaves the sample out, warns once of
+            each file in the log of the name ``dpipe``, and does not read that file again.
+        dtype: Of normalised images: ``float32``, ``float16`` or ``bfloat16``, rounded to nearest.
+        dali: Options of DALI's decoder, where it is DALI that decodes.
 
     Attributes:
         sampler: Its ``epoch`` and ``position`` are those of the next batch.
+        skipped: The files that were found bad and skipped on this rank, and what is wrong with them: file names of the
+            index to reasons.
 
     Raises:
         InputError: For an argument out of range, no images, a folder that is not there, or a device or backend that
@@ -128,6 +125,9 @@ class DetectionLoader:
         prefetch: int | None = None,
         boxes_from: BoxSource = "polygons",
         min_size: float = MIN_SIZE,
+        on_bad_sample: OnBadSample = "fail",
+        dtype: DtypeName = "float32",
+        dali: DaliOptions | None = None,
     ) -> None:
         threads = share_of_cores(world_size) if threads is None else threads
         if threads < 1:
@@ -138,6 +138,8 @@ class DetectionLoader:
             raise InputError(f"prefetch must be at least 0, got {prefetch}")
         if boxes_from not in ("polygons", "corners"):
             raise InputError(f"boxes_from must be polygons or corners, got {boxes_from!r}")
+        if on_bad_sample not in get_args(OnBadSample):
+            raise InputError(f"on_bad_sample must be fail or skip, got {on_bad_sample!r}")
         if not Path(images).is_dir():
             raise InputError(f"{images}: no such folder of images")
         self.index = index
@@ -145,7 +147,8 @@ class DetectionLoader:
         self.augment = augment if isinstance(augment, Augment) else Augment(augment)
         self.boxes_from: BoxSource = boxes_from
         self.min_size = min_size
-        self.device = _checked_device(device)
+        self.device = checked_device(device)
+        self.skipped: dict[str, str] = {}
         self._numbers = np.flatnonzero(index.non_empty()) if filter_empty else np.arange(len(index))
         if not len(self._numbers):
             what = "image with an instance to learn from" if filter_empty else "image"
@@ -161,58 +164,75 @@ class DetectionLoader:
             repeat=repeat,
             pad=pad_last,
         )
-        paths = ImagePaths(images, index.file_names)
-        self.backend = _make_backend(backend, self.device, paths, self.augment, threads, prefetch, batch_size)
+        self.backend = make_backend(
+            backend,
+            self.device,
+            ImagePaths(images, index.file_names),
+            self.augment,
+            threads=threads,
+            prefetch=prefetch,
+            batch_size=batch_size,
+            dali=dali,
+            on_bad_sample=on_bad_sample,
+            dtype=checked_dtype(dtype, self.augment),
+        )
 
     def __len__(self) -> int:
-        """Batches of a whole epoch on this rank."""
+        """Batches of the current epoch on this rank, those that were handed out and those to come."""
         return len(self.sampler)
 
     def __iter__(self) -> Iterator[Batch]:
         """Yields the rest of the current epoch.
 
         Raises:
-            BadSampleError: At the batch that holds it, for an image that cannot be used.
+            BadSampleError: At the batch that holds it, for an image that cannot be used, unless it is to be skipped.
+            InputError: If all images are bad.
         """
-        epoch, position = self.sampler.epoch, self.sampler.position
-        targets: deque[Future[list[Target]]] = deque()
+        epoch, position, earlier = self.sampler.epoch, self.sampler.position, self.sampler.earlier
+        waiting: deque[tuple[list[SamplePlan], Future[list[Target]]]] = deque()
         # Targets have a thread of their own: they are numpy work that should be done when the pixels are.
         with ThreadPoolExecutor(1, thread_name_prefix="dpipe-target") as pool:
 
             def plans() -> Iterator[list[SamplePlan]]:
-                for samples in self.sampler.batches(epoch, position):
+                for samples in self.sampler.batches():
                     batch = [self.plan(int(sample), epoch) for sample in samples]
-                    targets.append(pool.submit(self._targets, batch))
+                    waiting.append((batch, pool.submit(self._targets, batch)))
                     yield batch
 
             with closing(self.backend.stream(plans())) as stream:
                 for number, made in enumerate(stream, position + 1):
-                    batch = Batch(made.images, targets.popleft().result())
-                    self.sampler.epoch, self.sampler.position = epoch, number
-                    yield batch.to(self.device)
-        self.sampler.epoch, self.sampler.position = epoch + 1, 0
+                    batch_plans, targets = waiting.popleft()
+                    batch = self._batch(made, batch_plans, targets.result())
+                    self.sampler.go_to(epoch, number, earlier)
+                    if batch is not None:
+                        yield batch.to(self.device)
+        self.sampler.go_to(epoch + 1)
 
     def plan(self, sample: int, epoch: int) -> SamplePlan:
         """Draws what is done to a sample in an epoch."""
         image = int(self._numbers[self.sampler.image_of(sample)])
         size = (int(self.index.heights[image]), int(self.index.widths[image]))
-        return self.augment.draw(size, seed=self.seed, epoch=epoch, sample=sample, image=image)
+        boxes = self._boxes(image) if self.augment.needs_boxes else None
+        return self.augment.draw(size, seed=self.seed, epoch=epoch, sample=sample, image=image, boxes=boxes)
 
     def set_epoch(self, epoch: int) -> None:
         """Goes to the start of an epoch; the current epoch's own number changes nothing, so a resumed one goes on."""
         self.sampler.set_epoch(epoch)
 
     def state_dict(self) -> dict[str, Any]:
-        """Returns the position after the last batch that was handed out, equal on all ranks."""
-        return {**self.sampler.state_dict(), "images": self._digest()}
+        """Returns the position after the last batch that was handed out, equal on all ranks, for JSON or PyTorch."""
+        return {**self.sampler.state_dict(), "images": self._digest}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Goes to a saved position: the next batch is the one that would have come.
+        """Goes to a saved position: the next batch is the first of what was left of that epoch.
+
+        Where the global batch size is that of the state, it is the very batch that would have come.
 
         Raises:
-            InputError: If the state was saved with other images, seed or global batch size.
+            InputError: If the state is damaged, or was saved with other images, another seed or other settings that the
+                order of samples depends on.
         """
-        if state.get("images") != self._digest():
+        if state.get("images") != self._digest:
             raise InputError(
                 f"{self.index.path}: has not the images that the loader's state was saved with: it cannot go on"
             )
@@ -222,6 +242,7 @@ class DetectionLoader:
         """Frees what the backend holds; the loader cannot be iterated afterwards."""
         self.backend.close()
 
+    @cached_property
     def _digest(self) -> str:
         """Tells the images and their order: a position means nothing in others, even if they are as many."""
         digest = hashlib.sha256(self.index.image_ids[self._numbers].tobytes())
@@ -229,50 +250,36 @@ class DetectionLoader:
         digest.update("\0".join(names).encode(errors="surrogatepass"))
         return digest.hexdigest()
 
+    def _boxes(self, image: int) -> np.ndarray:
+        """Returns the annotated boxes of an image's objects, crowds apart: (n, 4) xyxy."""
+        rows = slice(int(self.index.offsets[image]), int(self.index.offsets[image + 1]))
+        return self.index.boxes[rows][~self.index.crowd[rows]]
+
     def _targets(self, plans: Sequence[SamplePlan]) -> list[Target]:
         return [make_target(self.index, plan, self.boxes_from, self.min_size) for plan in plans]
 
+    def _batch(self, made: BatchImages, plans: Sequence[SamplePlan], targets: Sequence[Target]) -> Batch | None:
+        """Joins images and targets; None where nothing is left of a batch that may be left out."""
+        for place, error in made.bad:
+            self._skip(self.index.file_names[plans[place].image], error.reason)
+        bad = {place for place, _ in made.bad}
+        left = [target for place, target in enumerate(targets) if place not in bad]
+        if left:
+            return Batch(made.images, left)
+        if self.sampler.world_size == 1 or not self.sampler.pad:
+            return None
+        zeros = made.images.new_zeros((1, *made.images.shape[1:])).to(memory_format=torch.channels_last)
+        return Batch(zeros, [empty_target(self.index, plans[0])], stand_in=True)
 
-def _checked_device(name: str) -> torch.device:
-    try:
-        device = torch.device(name)
-    except (RuntimeError, ValueError):
-        raise InputError(f"unknown device {name!r}: expected cpu, cuda or cuda:<number>") from None
-    if device.type not in ("cpu", "cuda"):
-        raise InputError(f"device {name!r} is not supported: expected cpu, cuda or cuda:<number>")
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise InputError(f"device {name!r} is not there: this machine has {torch.cuda.device_count()} CUDA devices")
-    return device
+    def _skip(self, file_name: str, reason: str) -> None:
+        """Notes a bad file, once.
 
-
-def _make_backend(
-    name: str,
-    device: torch.device,
-    paths: Sequence[Path],
-    augment: Augment,
-    threads: int,
-    prefetch: int,
-    batch_size: int,
-) -> Backend:
-    """Returns the backend of that name; their libraries are imported only where they are used."""
-    if name not in ("auto", "opencv", "dali"):
-        raise InputError(f"unknown backend {name!r}: expected auto, opencv or dali")
-    if name == "auto":
-        name = "dali" if device.type == "cuda" and _dali_imports() else "opencv"
-    if name == "dali":
-        from dpipe.backends.dali import DaliBackend
-
-        return DaliBackend(
-            paths, augment, device=str(device), threads=threads, prefetch=prefetch, max_batch_size=batch_size
-        )
-    from dpipe.backends.opencv import OpenCVBackend
-
-    return OpenCVBackend(paths, augment, threads=threads, prefetch=prefetch)
-
-
-def _dali_imports() -> bool:
-    try:
-        import nvidia.dali  # noqa: F401
-    except ImportError:
-        return False
-    return True
+        Raises:
+            InputError: If no image is left.
+        """
+        if file_name in self.skipped:
+            return
+        self.skipped[file_name] = reason
+        logger.warning("skipped %s: %s", file_name, reason)
+        if len(self.skipped) == len(self._numbers):
+            raise InputError(f"{self.index.path}: none of its images can be used, such as {file_name}: {reason}")

@@ -120,5 +120,23 @@ def make_target(
     )
 
 
+def empty_target(index: CocoIndex, plan: SamplePlan) -> Target:
+    """Returns a target for a plan whose image cannot be used: nothing to find, and all of the image to be ignored."""
+    height, width = plan.size
+    return Target(
+        image_id=int(index.image_ids[plan.image]),
+        sample=plan.sample,
+        file_name=index.file_names[plan.image],
+        size=plan.size,
+        original_size=plan.source_size,
+        matrix=plan.matrix,
+        boxes=torch.zeros((0, 4)),
+        labels=torch.zeros(0, dtype=torch.int64),
+        masks=Polygons.empty() if index.has_masks else None,
+        annotation_ids=torch.zeros(0, dtype=torch.int64),
+        ignore_boxes=torch.tensor([[0.0, 0.0, width, height]]),
+    )
+
+
 def _ring_counts(polygons: Polygons) -> np.ndarray:
     return np.diff(polygons.instance_offsets)

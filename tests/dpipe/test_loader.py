@@ -8,12 +8,13 @@ import numpy as np
 import pytest
 import torch
 
-from dpipe import loader as loader_module
-from dpipe.backends import base, opencv
+from dpipe.backends import base, choose, opencv
+from dpipe.backends.dali_options import DaliOptions
 from dpipe.coco import CocoIndex
 from dpipe.decode import decode_image
 from dpipe.errors import BadSampleError, InputError
 from dpipe.loader import Batch, DetectionLoader
+from dpipe.policy import Augment
 from dpipe.polygons import Polygons
 
 WriteDataset = Callable[..., tuple[CocoIndex, Path]]
@@ -235,7 +236,7 @@ def test_it_resumes_with_the_batch_that_would_have_come(dataset: Dataset, taken:
     for _ in range(taken):
         next(iterator)
     state = killed.state_dict()
-    assert state["consumed"] == 2 * taken
+    assert state["consumed"] == ([[2, taken]] if taken else [])
 
     resumed = DetectionLoader(index, folder, **options)
     resumed.load_state_dict(state)
@@ -310,7 +311,7 @@ def test_a_bad_image_is_named_at_its_batch(dataset: Dataset) -> None:
     with pytest.raises(BadSampleError, match=r"images/004\.png \(sample 4\): truncated PNG"):
         seen.extend(loader)
     assert samples(seen) == [0, 1, 2, 3]
-    assert loader.state_dict()["consumed"] == 4
+    assert loader.state_dict()["consumed"] == [[2, 2]]
     assert not threads_of_dpipe()
     (folder / "000.png").unlink()
     with pytest.raises(BadSampleError, match=r"000\.png \(sample 0\): no such image file"):
@@ -330,9 +331,10 @@ def test_batches_move_to_a_device(dataset: Dataset) -> None:
 def test_auto_is_opencv_on_the_cpu_and_dali_on_a_gpu(monkeypatch: pytest.MonkeyPatch, dataset: Dataset) -> None:
     index, folder = dataset
     assert type(DetectionLoader(index, folder, augment=[]).backend).__name__ == "OpenCVBackend"
-    monkeypatch.setattr(loader_module, "_dali_imports", lambda: False)
-    cuda = torch.device("cuda")
-    backend = loader_module._make_backend("auto", cuda, [], loader_module.Augment([]), 1, 1, 1)
+    monkeypatch.setattr(choose, "dali_imports", lambda: False)
+    backend = choose.make_backend(
+        "auto", torch.device("cuda"), [], Augment([]), threads=1, prefetch=1, batch_size=1, dali=DaliOptions()
+    )
     assert type(backend).__name__ == "OpenCVBackend"
 
 
