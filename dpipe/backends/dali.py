@@ -6,6 +6,7 @@ Python only turns plans into numbers for the graph (``dali_graph``).
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Generator, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,6 +17,7 @@ import torch
 from dpipe.backends.base import BatchImages, OnBadSample, padded_size
 from dpipe.backends.dali_errors import file_trouble, find_culprits, probe_inputs
 from dpipe.backends.dali_feed import Feed, Flight, Samples, Source, most_halvings, most_steps
+from dpipe.backends.dali_notice import cpu_format_notice
 from dpipe.backends.dali_options import DaliOptions
 from dpipe.decode import check_image
 from dpipe.errors import BadSampleError, InputError
@@ -79,6 +81,8 @@ class DaliBackend:
         self.threads = min(threads, (prefetch + 1) * max_batch_size)
         self.prefetch = prefetch
         self.max_batch_size = max_batch_size
+        if self.device.type == "cuda" and self.options.decoder == "gpu" and (notice := cpu_format_notice(paths)):
+            logging.getLogger("dpipe").warning(notice)
         self._samples = Samples(paths, on_bad_sample)
         self._source = Source()
         self._slots = 0

@@ -205,30 +205,35 @@ def _decode_turned(encoded: Any, source_size: Any, options: DaliOptions, on_gpu:
     """Decodes, and turns where EXIF asks for it and the annotations belong to the turned image."""
     stored_size = fn.peek_image_shape(encoded, adjust_orientation=False)
     if stored_size[0] != source_size[0] or stored_size[1] != source_size[1]:
-        # Rare images: this decoder reserves no memory for itself in advance.
-        decoded = _decode(encoded, on_gpu and options.decoder == "gpu", options, turn=True)
+        decoded = fn.decoders.image(encoded, **decoder_arguments(options, on_gpu, turn=True))
     else:
-        decoded = _decode(encoded, on_gpu and options.decoder == "gpu", options, turn=False)
+        decoded = fn.decoders.image(encoded, **decoder_arguments(options, on_gpu, turn=False))
     return decoded
 
 
-def _decode(encoded: Any, on_gpu: bool, options: DaliOptions, turn: bool) -> Any:
-    reserve: dict[str, Any] = {}
-    if on_gpu:
-        reserve = {"hw_decoder_load": options.hw_decoder_load}
-        if turn:
-            reserve.update(device_memory_padding=0, host_memory_padding=0)
+def decoder_arguments(options: DaliOptions, on_gpu: bool, turn: bool) -> dict[str, Any]:
+    """Returns the arguments of ``fn.decoders.image``.
+
+    Args:
+        options: What the user chose.
+        on_gpu: Whether batches are made on a GPU.
+        turn: Whether this decoder is that of images which EXIF data turn.
+    """
+    decodes_on_gpu = on_gpu and options.decoder == "gpu"
+    arguments = {
+        "device": "mixed" if decodes_on_gpu else "cpu",
+        "output_type": types.RGB,
+        "adjust_orientation": turn,
+        "jpeg_fancy_upsampling": True,  # as libjpeg does on the CPU
+    }
+    if decodes_on_gpu:
+        arguments["hw_decoder_load"] = options.hw_decoder_load
+        if turn:  # rare images: this decoder reserves no memory for itself in advance
+            arguments.update(device_memory_padding=0, host_memory_padding=0)
         elif options.preallocate is not None:
             height, width = options.preallocate
-            reserve.update(preallocate_height_hint=height, preallocate_width_hint=width)
-    return fn.decoders.image(
-        encoded,
-        device="mixed" if on_gpu else "cpu",
-        output_type=types.RGB,
-        adjust_orientation=turn,
-        jpeg_fancy_upsampling=True,  # as libjpeg does on the CPU
-        **reserve,
-    )
+            arguments.update(preallocate_height_hint=height, preallocate_width_hint=width)
+    return arguments
 
 
 def _halve(image: Any, wanted: Any, sizes: Any) -> Any:
