@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import typer
 
-from dpipe.commands import convert, preview
+from dpipe.commands import check, convert, preview
 
 app = typer.Typer(
-    help="Convert data sets into COCO JSON and look at augmented batches.",
+    help="Convert data sets into COCO JSON, check them, and look at what a trainer will see.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
 app.add_typer(convert.app, name="convert")
 app.command("preview")(preview.preview)
+app.command("check")(check.check)
 
 
 def main() -> None:

@@ -23,6 +23,19 @@ def check_writable(folder: Path) -> None:
         raise InputError(f"{folder}: cannot be written: {error.strerror or error}") from None
 
 
+def check_writable_file(path: Path) -> None:
+    """Checks that a file can be written, before the work for it is done.
+
+    Raises:
+        InputError: For the name of a folder, or a folder around it that is missing or cannot be written.
+    """
+    if path.is_dir():
+        raise InputError(f"{path}: is a folder, expected the name of a file")
+    if not path.parent.is_dir():
+        raise InputError(f"{path}: there is no folder {path.parent}")
+    check_writable(path.parent)
+
+
 def write_whole(path: Path, content: bytes | str) -> None:
     """Writes a file under a temporary name, flushes it to the disk and renames it.
 

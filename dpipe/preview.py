@@ -16,7 +16,7 @@ from dpipe.coco import CocoIndex
 from dpipe.colours import Brightness, Color, Contrast, Equalize
 from dpipe.draw import draw_caption, draw_instances
 from dpipe.errors import InputError
-from dpipe.files import check_writable, write_whole
+from dpipe.files import check_writable_file, write_whole
 from dpipe.geometric import RandomFlip, Resize, Rotate, Shear, Translate
 from dpipe.geometry import compose, invert, scaling
 from dpipe.loader import BackendName, DetectionLoader
@@ -159,11 +159,7 @@ def check_picture_name(path: Path) -> None:
     """
     if path.suffix.lower() not in PICTURE_ENDINGS:
         raise InputError(f"{path}: expected a name that ends in .png, .jpg or .webp")
-    if path.is_dir():
-        raise InputError(f"{path}: is a folder, expected the name of a picture")
-    if not path.parent.is_dir():
-        raise InputError(f"{path}: there is no folder {path.parent}")
-    check_writable(path.parent)
+    check_writable_file(path)
 
 
 def write_image(path: Path, image: NDArray[np.uint8]) -> None:

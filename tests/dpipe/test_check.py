@@ -1,0 +1,422 @@
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+from pycocotools import mask as coco_mask
+from typer.testing import CliRunner
+
+from dpipe.check import CheckReport, check_dataset
+from dpipe.check_findings import ERRORS, WARNINGS
+from dpipe.check_rings import self_intersecting
+from dpipe.cli import app
+from dpipe.coco import CocoIndex
+from dpipe.errors import InputError
+
+Content = dict[str, list[Any]]
+SQUARE = [10, 10, 40, 10, 40, 40, 10, 40]
+BOWTIE = [10, 10, 40, 40, 40, 10, 10, 40]
+
+
+@pytest.fixture
+def content(tmp_path: Path) -> Content:
+    """A data set in which nothing is wrong but that its category is rare; its images lie in ``tmp_path/images``."""
+    folder = tmp_path / "images"
+    folder.mkdir()
+    rng = np.random.default_rng(3)
+    images, annotations = [], []
+    for number in range(1, 4):
+        cv2.imwrite(str(folder / f"{number}.jpg"), rng.integers(0, 256, (80, 100, 3), dtype=np.uint8))
+        images.append({"id": number, "file_name": f"{number}.jpg", "height": 80, "width": 100})
+        annotations.append(
+            {
+                "id": 10 * number,
+                "image_id": number,
+                "category_id": 5,
+                "bbox": [10, 10, 30, 30],
+                "area": 900,
+                "iscrowd": 0,
+                "segmentation": [SQUARE],
+            }
+        )
+    return {"images": images, "annotations": annotations, "categories": [{"id": 5, "name": "kite"}]}
+
+
+def check(tmp_path: Path, content: Any, **options: Any) -> CheckReport:
+    path = tmp_path / "instances.json"
+    path.write_text(json.dumps(content))
+    return check_dataset(path, tmp_path / "images", **options)
+
+
+def kinds(report: CheckReport) -> dict[str, int]:
+    """What was found, but for the rare category."""
+    return {kind: count for kind, count in report.counts.items() if kind != "rare_category"}
+
+
+def test_nothing_is_found_where_nothing_is_wrong(tmp_path: Path, content: Content) -> None:
+    report = check(tmp_path, content)
+    assert report.counts == {"rare_category": 1}
+    assert report.errors == 0
+    assert (report.image_count, report.annotation_count) == (3, 3)
+
+
+def change(**values: Any) -> Callable[[Content, Path], None]:
+    """Changes values of the first annotation; None takes them away."""
+
+    def spoil(content: Content, _: Path) -> None:
+        record = content["annotations"][0]
+        record.update(values)
+        for key, value in values.items():
+            if value is None:
+                del record[key]
+
+    return spoil
+
+
+def rle(height: int = 80, width: int = 100) -> dict[str, Any]:
+    """The mask of the square, compressed."""
+    bitmap = np.zeros((height, width), dtype=np.uint8, order="F")
+    bitmap[10:40, 10:40] = 1
+    encoded = coco_mask.encode(bitmap)
+    return {"size": encoded["size"], "counts": encoded["counts"].decode()}
+
+
+SPOILED: dict[str, list[Callable[[Content, Path], object]]] = {
+    "malformed_record": [
+        lambda content, _: content["annotations"].append("text"),
+        lambda content, _: content["images"].append(7),
+        lambda content, _: content.pop("categories") and content["annotations"].clear(),
+        lambda content, _: content["categories"].append({"id": 6}) or content["annotations"][0].update(category_id=6),
+        change(bbox=[1, 2, 3]),
+        change(bbox=["1", 2, 3, 4]),
+        change(area="large"),
+        change(iscrowd=2),
+        change(id="first"),
+    ],
+    "duplicate_image_id": [
+        lambda content, folder: (
+            cv2.imwrite(str(folder / "4.jpg"), np.zeros((80, 100, 3), dtype=np.uint8)),
+            content["images"].append({"id": 3, "file_name": "4.jpg", "height": 80, "width": 100}),
+        )
+    ],
+    "duplicate_annotation_id": [change(id=20)],
+    "duplicate_category_id": [lambda content, _: content["categories"].append({"id": 5, "name": "bird"})],
+    "duplicate_category_name": [
+        lambda content, _: (
+            content["categories"].append({"id": 6, "name": "kite"}) or content["annotations"][0].update(category_id=6)
+        )
+    ],
+    "unknown_image": [change(image_id=99)],
+    "unknown_category": [change(category_id=99)],
+    "name_leaves_folder": [lambda content, _: content["images"][0].update(file_name="../1.jpg")],
+    "missing_image": [lambda _, folder: (folder / "1.jpg").unlink()],
+    "corrupt_image": [
+        lambda _, folder: (folder / "1.jpg").write_bytes((folder / "1.jpg").read_bytes()[:-500]),
+        lambda _, folder: (folder / "1.jpg").write_bytes(b""),
+        lambda _, folder: (folder / "1.jpg").write_text("no picture"),
+    ],
+    "image_size_differs": [
+        lambda _, folder: cv2.imwrite(str(folder / "1.jpg"), np.zeros((81, 100, 3), dtype=np.uint8))
+    ],
+    "empty_box": [change(bbox=[10, 10, 0, 30]), change(bbox=[10, 10, -30, 30])],
+    "box_outside_image": [change(bbox=[100, 10, 30, 30], segmentation=None)],
+    "malformed_mask": [
+        change(segmentation=[[10, 10, 40, 10, 40]]),
+        change(segmentation=[["10", 10, 40, 10, 40, 40]]),
+        change(segmentation="text"),
+        change(segmentation=rle(81)),
+        change(segmentation={"size": [80, 100], "counts": [10, 9000]}),
+    ],
+    "empty_mask": [
+        change(segmentation=[[10, 10, 40, 10]]),
+        change(segmentation=[[10, 10, 20, 20, 40, 40]]),
+        change(segmentation={"size": [80, 100], "counts": [8000]}),
+    ],
+    "box_contradicts_mask": [change(bbox=[60, 40, 30, 30]), change(bbox=[60, 40, 30, 30], segmentation=rle())],
+    "same_content": [lambda _, folder: shutil.copy(folder / "1.jpg", folder / "2.jpg")],
+    "box_beyond_border": [change(bbox=[75, 10, 30, 30], segmentation=None)],
+    "box_off_mask": [change(bbox=[10, 10, 35, 30]), change(bbox=[5, 10, 35, 30], segmentation=rle())],
+    "degenerate_polygon": [
+        change(segmentation=[SQUARE, [10, 10, 20, 20]]),
+        change(segmentation=[SQUARE, [10, 10, 20, 20, 30, 30]]),
+    ],
+    "self_intersecting_polygon": [change(segmentation=[BOWTIE])],
+    "area_differs": [
+        change(area=300),
+        change(area=1100, segmentation=[[10, 10, 40, 10, 10, 40]]),
+        change(area=1300, segmentation=None),
+        change(area=-900),
+        change(area=100, segmentation=rle()),
+    ],
+    "zero_area": [change(area=0)],
+    "near_duplicate": [
+        lambda content, _: content["annotations"].append({**content["annotations"][0], "id": 11}),
+    ],
+    "extreme_aspect_ratio": [change(bbox=[10, 10, 60, 2], area=120, segmentation=None)],
+    "unused_category": [lambda content, _: content["categories"].append({"id": 6, "name": "bird"})],
+}
+
+
+@pytest.mark.parametrize(
+    ("kind", "spoil"), [pytest.param(kind, spoil, id=kind) for kind, several in SPOILED.items() for spoil in several]
+)
+def test_each_defect_is_found_and_nothing_else(
+    tmp_path: Path, content: Content, kind: str, spoil: Callable[[Content, Path], object]
+) -> None:
+    spoil(content, tmp_path / "images")
+    report = check(tmp_path, content)
+    found = kinds(report)
+    assert found.pop(kind) >= 1
+    assert not found
+    assert bool(report.errors) == (kind in ERRORS)
+
+
+def test_every_kind_is_provoked_by_a_test() -> None:
+    elsewhere = {"image_without_size", "repeated_file_name", "near_duplicates_unknown", "rare_category"}
+    assert set(SPOILED) | elsewhere == set(ERRORS) | set(WARNINGS)
+
+
+def test_the_rarer_kinds(tmp_path: Path, content: Content) -> None:
+    content["images"][0]["width"] = 0
+    report = check(tmp_path, content)
+    assert kinds(report) == {"image_without_size": 1}
+    assert report.examples("image_without_size")[0].detail == "0x80"
+
+    content["images"][0]["width"] = 100
+    content["images"][0]["file_name"] = "./2.jpg"
+    report = check(tmp_path, content)
+    assert kinds(report) == {"repeated_file_name": 1}
+    assert report.examples("repeated_file_name")[0].detail == "image ids 1, 2"
+
+    content["images"][0]["file_name"] = "1.jpg"
+    template = {**content["annotations"].pop(0), "segmentation": []}
+    content["annotations"] += [{**template, "id": 100 + n, "bbox": [n % 60, n // 2, 30, 30]} for n in range(101)]
+    assert kinds(check(tmp_path, content)) == {"near_duplicates_unknown": 1}
+
+
+def test_what_is_allowed(tmp_path: Path, content: Content) -> None:
+    first, second, third = content["annotations"]
+    # Boxes only; boxes that are rounded, or drawn by hand a little loosely; what is over the border by rounding.
+    first.update(segmentation=[], bbox=[69.6, 10, 31, 30], area=930)
+    second.update(bbox=[9, 9, 33, 33])
+    # A crowd's run lengths, not compressed; its area by pixels.
+    runs = [10 * 80, *[30, 50] * 59, 30, 50 + 30 * 80]
+    third.update(iscrowd=1, segmentation={"size": [80, 100], "counts": runs}, bbox=[10, 0, 60, 30], area=1800)
+    content["images"].append({"id": 9, "file_name": "nobody.jpg", "height": 30, "width": 40})
+    cv2.imwrite(str(tmp_path / "images" / "nobody.jpg"), np.zeros((30, 40, 3), dtype=np.uint8))
+    # An area that is missing is taken from the mask.
+    content["annotations"].append({**first, "id": 31, "image_id": 9, "bbox": [1, 1, 3, 3], "area": None})
+    assert kinds(check(tmp_path, content)) == {}
+    CocoIndex.load(tmp_path / "instances.json")
+
+
+def test_several_polygons_may_overlap_and_touch_themselves(tmp_path: Path, content: Content) -> None:
+    inner = [15, 15, 30, 15, 30, 30, 15, 30]
+    content["annotations"][0].update(segmentation=[SQUARE, inner], area=900)
+    content["annotations"][1].update(segmentation=[SQUARE, inner], area=1125)
+    # Two squares that meet in a corner, as one ring; and a ring that runs out along a line and back.
+    content["annotations"][2].update(
+        segmentation=[
+            [10, 10, 25, 10, 25, 25, 40, 25, 40, 40, 25, 40, 25, 25, 10, 25],
+            [*SQUARE, 10, 20, 3, 20, 10, 20],
+        ],
+        bbox=[3, 10, 37, 30],
+    )
+    assert kinds(check(tmp_path, content)) == {}
+
+
+def test_all_defects_are_found_together(tmp_path: Path, content: Content) -> None:
+    content["annotations"] += [
+        {"id": 10, "image_id": 99, "category_id": 98, "bbox": [0, 0, -1, 5]},
+        {"id": 41, "image_id": 1, "category_id": 5, "bbox": [10, 50, 9, 9], "segmentation": [[1, 2, 3]]},
+        7,
+    ]
+    (tmp_path / "images" / "2.jpg").unlink()
+    assert kinds(check(tmp_path, content)) == {
+        "malformed_record": 1,
+        "duplicate_annotation_id": 2,
+        "unknown_image": 1,
+        "unknown_category": 1,
+        "missing_image": 1,
+        "empty_box": 1,
+        "malformed_mask": 1,
+    }
+
+
+def test_findings_name_image_and_annotation(tmp_path: Path, content: Content) -> None:
+    content["annotations"][1].update(bbox=[80, 10, 30, 30], segmentation=[])
+    (finding,) = check(tmp_path, content).examples("box_beyond_border")
+    assert (finding.image, finding.annotation, finding.severity) == ("2.jpg", 20, "warning")
+    assert finding.detail == "by 10.0 pixels"
+
+
+def test_headers_alone_do_not_tell_damaged_pixels(tmp_path: Path, content: Content) -> None:
+    path = tmp_path / "images" / "1.png"
+    content["images"][0]["file_name"] = "1.png"
+    cv2.imwrite(str(path), np.random.default_rng(0).integers(0, 256, (80, 100, 3), dtype=np.uint8))
+    data = bytearray(path.read_bytes())
+    data[200:260] = bytes(60)
+    path.write_bytes(bytes(data))
+    assert kinds(check(tmp_path, content, decode=False)) == {}
+    assert kinds(check(tmp_path, content)) == {"corrupt_image": 1}
+
+
+@pytest.mark.parametrize("decode", [True, False])
+def test_turned_by_exif_is_the_right_size(tmp_path: Path, content: Content, decode: bool) -> None:
+    from PIL import Image
+
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.new("RGB", (80, 100), (9, 8, 7)).save(tmp_path / "images" / "1.jpg", exif=exif)
+    assert kinds(check(tmp_path, content, decode=decode)) == {}
+
+
+def ring_flags(*rings: list[float]) -> list[bool]:
+    vertices = np.concatenate([np.array(ring, dtype=np.float32).reshape(-1, 2) for ring in rings])
+    offsets = np.cumsum([0, *(len(ring) // 2 for ring in rings)])
+    return self_intersecting(vertices, offsets).tolist()
+
+
+def test_self_intersection() -> None:
+    spiral = [0, 0, 9, 0, 9, 9, 2, 9, 2, 2, 7, 2, 7, 7, 4, 7, 4, 8, 8, 8, 8, 1, 0, 1]
+    assert ring_flags([0, 0, 9, 0, 0, 9], SQUARE, BOWTIE, spiral, [x + 0.5 for x in BOWTIE]) == [
+        False,
+        False,
+        True,
+        False,
+        True,
+    ]
+    # Crossing by less than the tolerance is rounding.
+    assert ring_flags([0, 0, 20, 0, 20, 20, 10, -0.05, 0, 20]) == [False]
+    assert ring_flags([0, 0, 20, 0, 20, 20, 10, -0.5, 0, 20]) == [True]
+
+
+def test_self_intersection_against_every_pair_of_edges() -> None:
+    rng = np.random.default_rng(1)
+
+    def brute_force(ring: np.ndarray) -> bool:
+        starts, stops = ring, np.roll(ring, -1, axis=0)
+
+        def side(a, b, p):
+            return ((b[0] - a[0]) * (p[1] - a[1]) - (b[1] - a[1]) * (p[0] - a[0])) / np.hypot(*(b - a))
+
+        def parted(a, b, c, d):
+            low, high = sorted((side(a, b, c), side(a, b, d)))
+            return low < -0.1 and high > 0.1
+
+        pairs = [(i, j) for i in range(len(ring)) for j in range(i)]
+        return any(
+            parted(starts[i], stops[i], starts[j], stops[j]) and parted(starts[j], stops[j], starts[i], stops[i])
+            for i, j in pairs
+        )
+
+    rings = []
+    for count in rng.integers(4, 12, 120).tolist():
+        angles = np.sort(rng.uniform(0, 2 * np.pi, count)) + rng.normal(0, 0.25, count)
+        radius = rng.uniform(20, 50, count)
+        rings.append(np.stack([radius * np.cos(angles), radius * np.sin(angles)], axis=1).astype(np.float32))
+    expected = [brute_force(ring.astype(np.float64)) for ring in rings]
+    assert 20 < sum(expected) < 100
+    assert ring_flags(*(ring.ravel().tolist() for ring in rings)) == expected
+
+
+def test_long_rings_take_little_memory_and_time() -> None:
+    angles = np.linspace(0, 2 * np.pi, 200_000, endpoint=False)
+    circle = np.stack([1000 * np.cos(angles), 1000 * np.sin(angles)], axis=1)
+    assert ring_flags(circle.ravel().tolist(), BOWTIE) == [False, True]
+
+
+def run(*arguments: object):
+    return CliRunner().invoke(app, ["check", *map(str, arguments)], env={"COLUMNS": "200"})
+
+
+def test_the_command_prints_a_table_writes_a_report_and_exits_1(tmp_path: Path, content: Content) -> None:
+    content["images"][0]["file_name"] = "[bold]\x1b[2J.jpg"
+    path = tmp_path / "instances.json"
+    path.write_text(json.dumps(content))
+    result = run(path, tmp_path / "images", "--report", tmp_path / "report.json")
+    assert result.exit_code == 1, result.output
+    assert "missing_image" in result.stdout
+    assert r"[bold]\x1b[2J.jpg" in result.stdout
+    assert result.stdout.endswith("3 images, 3 annotations: 1 errors, 1 warnings\n")
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert (report["errors"], report["warnings"], report["decoded"]) == (1, 1, True)
+    assert report["findings"][-1] == {
+        "kind": "missing_image",
+        "severity": "error",
+        "image": "[bold]\x1b[2J.jpg",
+        "annotation": None,
+        "detail": "",
+    }
+    assert [kind["count"] for kind in report["kinds"]] == [1, 1]
+
+
+def test_the_command_exits_0_where_there_are_only_warnings(tmp_path: Path, content: Content) -> None:
+    (tmp_path / "instances.json").write_text(json.dumps(content))
+    result = run(tmp_path / "instances.json", tmp_path / "images", "--no-decode")
+    assert result.exit_code == 0, result.output
+    assert "pixels were not decoded" in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [("{", "is not valid JSON"), ("[1]", "is no COCO JSON"), ('{"info": {}}', "is no COCO JSON")],
+)
+def test_a_file_that_is_no_coco_json_exits_2(tmp_path: Path, text: str, message: str) -> None:
+    path = tmp_path / "instances.json"
+    path.write_text(text)
+    result = run(path, tmp_path)
+    assert result.exit_code == 2
+    (line,) = result.stderr.strip().splitlines()
+    assert line.startswith(f"error: {path}: {message}")
+
+
+def test_mistakes_in_the_arguments_exit_2_before_the_work(
+    tmp_path: Path, content: Content, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dpipe.check.read_records", lambda _: pytest.fail("the work began"))
+    for arguments, message in (
+        ((tmp_path / "x.json", tmp_path / "none"), "no such folder of images"),
+        ((tmp_path / "x.json", tmp_path, "--report", tmp_path), "is a folder"),
+        ((tmp_path / "x.json", tmp_path, "--report", tmp_path / "none" / "r.json"), "there is no folder"),
+    ):
+        result = run(*arguments)
+        assert result.exit_code == 2
+        assert message in result.stderr
+
+
+def test_ctrl_c_ends_without_a_traceback(tmp_path: Path, content: Content, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("dpipe.check_images._look", interrupt)
+    (tmp_path / "instances.json").write_text(json.dumps(content))
+    result = run(tmp_path / "instances.json", tmp_path / "images")
+    assert result.exit_code == 130
+    assert result.stderr.strip().splitlines()[-1] == "interrupted"
+
+
+def test_threads_below_one_are_told(tmp_path: Path, content: Content) -> None:
+    with pytest.raises(InputError, match="threads must be at least 1, got 0"):
+        check(tmp_path, content, threads=0)
+
+
+@pytest.mark.realdata
+def test_real_data(data_root: Path) -> None:
+    root = data_root / "coco_mini"
+    report = check_dataset(root / "annotations" / "instances_val.json", root / "val")
+    assert report.errors == 0
+    # Its polygons have lost holes and small parts of the masks that boxes and areas were taken from.
+    assert set(report.counts) == {
+        "box_off_mask",
+        "self_intersecting_polygon",
+        "area_differs",
+        "unused_category",
+        "rare_category",
+    }
