@@ -10,16 +10,18 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from dpipe.adapters import to_detr, to_tensors, to_torchvision
+    from dpipe.albumentations_op import Albumentations
     from dpipe.backends.dali_options import DaliOptions
     from dpipe.batch import Batch
     from dpipe.coco import CocoIndex
     from dpipe.colours import Brightness, Color, Contrast, Equalize
+    from dpipe.cropping import LargeScaleJitter, MinIoURandomCrop, RandomCrop
     from dpipe.errors import BadSampleError, InputError
     from dpipe.geometric import RandomFlip, Resize, Rotate, Shear, Translate
     from dpipe.loader import DetectionLoader
     from dpipe.operation import Operation
     from dpipe.plan import SamplePlan
-    from dpipe.policy import Augment, AutoAugment, Normalize, Pad
+    from dpipe.policy import Augment, AutoAugment, Normalize, Pad, RandAugment
     from dpipe.polygons import Polygons
     from dpipe.sampler import BatchSampler
     from dpipe.target import Target, make_target
@@ -32,10 +34,12 @@ HOMES = {
     "errors": ["BadSampleError", "InputError"],
     "loader": ["DetectionLoader"],
     "plan": ["SamplePlan"],
+    "albumentations_op": ["Albumentations"],
+    "cropping": ["LargeScaleJitter", "MinIoURandomCrop", "RandomCrop"],
     "colours": ["Brightness", "Color", "Contrast", "Equalize"],
     "geometric": ["RandomFlip", "Resize", "Rotate", "Shear", "Translate"],
     "operation": ["Operation"],
-    "policy": ["Augment", "AutoAugment", "Normalize", "Pad"],
+    "policy": ["Augment", "AutoAugment", "Normalize", "Pad", "RandAugment"],
     "polygons": ["Polygons"],
     "sampler": ["BatchSampler"],
     "target": ["Target", "make_target"],
@@ -43,6 +47,7 @@ HOMES = {
 MODULES = {name: f"dpipe.{module}" for module, names in HOMES.items() for name in names}
 
 __all__ = [
+    "Albumentations",
     "Augment",
     "AutoAugment",
     "BadSampleError",
@@ -56,10 +61,14 @@ __all__ = [
     "DetectionLoader",
     "Equalize",
     "InputError",
+    "LargeScaleJitter",
+    "MinIoURandomCrop",
     "Normalize",
     "Operation",
     "Pad",
     "Polygons",
+    "RandAugment",
+    "RandomCrop",
     "RandomFlip",
     "Resize",
     "Rotate",

@@ -93,6 +93,12 @@ def holds_parts(annotation: Any) -> bool:
     return isinstance(annotation, type) and annotation not in PLAIN
 
 
+def takes_mapping(annotation: Any) -> bool:
+    """Whether an annotation asks for a mapping of plain values, as ``Mapping[str, Any]`` does."""
+    kinds = [typing.get_origin(member) or member for member in members(annotation)]
+    return not holds_parts(annotation) and any(kind in MAPPINGS for kind in kinds)
+
+
 def accepts_part(annotation: Any, cls: type) -> bool:
     """Whether an instance of ``cls`` fits an annotation, as far as that can be told without making one."""
     return any(_member_accepts(member, cls) for member in members(annotation))

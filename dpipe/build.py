@@ -8,6 +8,8 @@ supplies them by name wherever a constructor has such a parameter and the recipe
 - ``in_channels`` and ``strides`` (one number a level) come from the sibling built last that has both ``channels`` and
   ``strides``, such as a backbone or a neck; parts are built in the order of the constructor's parameters. A
   parameter annotated ``int`` gets the number that all levels share.
+- A parameter annotated as a mapping of plain values takes a mapping as it is: a ``type`` in it is the class's own
+  matter.
 - A class attribute ``part_context`` overrides the context for what one parameter holds:
   ``part_context: ClassVar = {"rpn_head": {"num_classes": 1}}``.
 """
@@ -18,7 +20,17 @@ import inspect
 from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
-from dpipe.annotations import accepts_part, check_plain, convert, describe, element, holds_parts, members, parameters
+from dpipe.annotations import (
+    accepts_part,
+    check_plain,
+    convert,
+    describe,
+    element,
+    holds_parts,
+    members,
+    parameters,
+    takes_mapping,
+)
 from dpipe.errors import InputError
 from dpipe.problems import KeyPath, Problem, dotted, nearest, shorten
 from dpipe.registry import Registry
@@ -130,6 +142,8 @@ def _check_inside(
 def _check_value(
     registry: Registry, value: Any, annotation: Any, path: KeyPath, supplied: Collection[str]
 ) -> list[Problem]:
+    if isinstance(value, Mapping) and takes_mapping(annotation):
+        return check_plain(value, annotation, path)
     if _is_part(value):
         problems = check(registry, value, path, supplied)
         if problems and problems[0].path == (*path, "type"):
@@ -216,6 +230,8 @@ def _build_value(
     path: KeyPath,
     where: Callable[[KeyPath], str] | None,
 ) -> Any:
+    if isinstance(value, Mapping) and takes_mapping(annotation):
+        return convert(value, annotation)
     if _is_part(value):
         return _build(registry, value, context, path, where)
     if isinstance(value, list) and (_has_parts(value) or holds_parts(annotation)):

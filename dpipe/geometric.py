@@ -13,7 +13,8 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from itertools import accumulate
+from typing import Any, Literal, TypeAlias
 
 from dpipe import geometry
 from dpipe.errors import InputError
@@ -34,6 +35,7 @@ from dpipe.plan import Draft
 from dpipe.registry import TRANSFORMS
 
 Scale: TypeAlias = tuple[int, int]
+FlipDirection: TypeAlias = Literal["horizontal", "vertical", "diagonal"]
 
 
 @TRANSFORMS.register
@@ -204,24 +206,50 @@ class Resize(Operation):
 @TRANSFORMS.register
 @dataclass(frozen=True)
 class RandomFlip(Operation):
-    """Mirrors the image.
+    """Mirrors the image, in one of several directions or not at all.
 
     Args:
-        prob: Chance that it is applied.
-        direction: ``horizontal`` (left and right change places) or ``vertical``.
+        prob: Chance that it is applied, shared evenly among the directions; or the chance of each direction, which
+            together make at most 1.
+        direction: ``horizontal`` (left and right change places), ``vertical`` (top and bottom do) or ``diagonal``
+            (both, a turn by 180 degrees); or several of them, at most one of which is applied.
     """
 
-    prob: float = 0.5
-    direction: Direction = "horizontal"
+    prob: float | tuple[float, ...] = 0.5
+    direction: FlipDirection | tuple[FlipDirection, ...] = "horizontal"
 
     def __post_init__(self) -> None:
-        check_probabilities(self, prob=self.prob)
-        check_direction(self, self.direction)
+        directions = self._directions()
+        if not directions or not set(directions) <= {"horizontal", "vertical", "diagonal"}:
+            expected = "horizontal, vertical or diagonal, or a list of these"
+            raise InputError(f"RandomFlip: direction must be {expected}, got {self.direction!r}")
+        if isinstance(self.prob, list | tuple) and len(self.prob) != len(directions):
+            raise InputError(
+                f"RandomFlip: expected a prob for each of the {len(directions)} directions, got {self.prob!r}"
+            )
+        for chance in self._chances():
+            check_probabilities(self, prob=chance)
+        if sum(self._chances()) > 1 + 1e-9:
+            raise InputError(f"RandomFlip: the numbers in prob must make at most 1 together, got {self.prob!r}")
 
     def apply(self, draft: Draft) -> None:
         """See the class."""
-        if not draft.chance(self.prob):
-            return
         height, width = draft.size
-        horizontal = self.direction == "horizontal"
-        draft.transform(geometry.horizontal_flip(width) if horizontal else geometry.vertical_flip(height))
+        drawn = draft.rng.random()
+        for direction, below in zip(self._directions(), accumulate(self._chances()), strict=True):
+            if drawn < below:
+                if direction != "vertical":
+                    draft.transform(geometry.horizontal_flip(width))
+                if direction != "horizontal":
+                    draft.transform(geometry.vertical_flip(height))
+                return
+
+    def _directions(self) -> Sequence[FlipDirection]:
+        return (self.direction,) if isinstance(self.direction, str) else self.direction
+
+    def _chances(self) -> Sequence[float]:
+        """The chance of each direction."""
+        if isinstance(self.prob, list | tuple):
+            return self.prob
+        count = len(self._directions())
+        return (self.prob / count,) * count

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import fields, is_dataclass, replace
 from typing import Literal, TypeAlias
 
 from dpipe.errors import InputError
@@ -19,9 +21,20 @@ class Operation(ABC):
     """Something that changes an image, with the boxes and polygons on it."""
 
     @property
+    def inner(self) -> Sequence[Operation]:
+        """The operations that it chooses among, where it is a policy."""
+        return ()
+
+    @property
     def needs_boxes(self) -> bool:
         """Whether what it draws depends on ``draft.boxes``."""
-        return False
+        return any(operation.needs_boxes for operation in self.inner)
+
+    def at_level(self, level: float) -> Operation:
+        """The same operation at another level and certain to happen, as far as it has a ``level`` and a ``prob``."""
+        names = {each.name for each in fields(self)} if is_dataclass(self) else set()
+        changes = {name: value for name, value in (("level", level), ("prob", 1.0)) if name in names}
+        return replace(self, **changes) if changes else self  # type: ignore[type-var]
 
     @abstractmethod
     def apply(self, draft: Draft) -> None:

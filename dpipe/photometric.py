@@ -14,21 +14,27 @@ from collections.abc import Callable, Iterable
 import cv2
 import numpy as np
 
+from dpipe.plan import PhotometricStep
+
 LEVELS = np.arange(256, dtype=np.float64)
 
 
-def apply_photometric(image: np.ndarray, operations: Iterable[tuple[str, float]]) -> np.ndarray:
+def apply_photometric(image: np.ndarray, operations: Iterable[PhotometricStep]) -> np.ndarray:
     """Applies operations in order.
 
     Args:
         image: (H, W, 3) uint8 RGB; not changed.
-        operations: Names and magnitudes, as in ``SamplePlan.photometric``.
+        operations: Names and magnitudes, or callables, as in ``SamplePlan.photometric``.
 
     Returns:
         (H, W, 3) uint8 RGB, ``image`` itself where there is no operation.
     """
-    for name, magnitude in operations:
-        image = OPERATIONS[name](image, magnitude)
+    for operation in operations:
+        if isinstance(operation, tuple):
+            name, magnitude = operation
+            image = OPERATIONS[name](image, magnitude)
+        else:
+            image = operation(image)
     return image
 
 

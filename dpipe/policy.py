@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from numpy.typing import ArrayLike
 
+from dpipe.colours import Brightness, Color, Contrast, Equalize
 from dpipe.errors import InputError
-from dpipe.operation import Operation
+from dpipe.geometric import Rotate, Shear, Translate
+from dpipe.operation import Colour, Operation, check_colour, check_level
 from dpipe.plan import Draft, SamplePlan, Size
 from dpipe.registry import TRANSFORMS
 from dpipe.rng import AUGMENT, check_number, random_stream
@@ -21,8 +23,10 @@ from dpipe.rng import AUGMENT, check_number, random_stream
 class AutoAugment(Operation):
     """Draws one of several policies, each as likely, and applies its operations in order.
 
+    Source: "AutoAugment" (arXiv 1805.09501); the policies are the caller's.
+
     Args:
-        policies: Lists of operations; an empty list leaves the image as it is.
+        policies: Lists of operations of any kind, policies among them; an empty list leaves the image as it is.
     """
 
     policies: Sequence[Sequence[Operation]]
@@ -40,14 +44,84 @@ class AutoAugment(Operation):
                     )
 
     @property
-    def needs_boxes(self) -> bool:
-        """Whether any operation of any policy does."""
-        return any(operation.needs_boxes for policy in self.policies for operation in policy)
+    def inner(self) -> Sequence[Operation]:
+        """The operations of all policies."""
+        return [operation for policy in self.policies for operation in policy]
 
     def apply(self, draft: Draft) -> None:
         """See the class."""
         for operation in self.policies[int(draft.rng.integers(len(self.policies)))]:
             operation.apply(draft)
+
+
+@TRANSFORMS.register
+@dataclass(frozen=True)
+class RandAugment(Operation):
+    """Applies a few operations, each drawn anew from one list and all as likely, at one level.
+
+    Source: "RandAugment" (arXiv 1909.13719), whose N is ``num_ops`` and whose M is ``level``. What is drawn happens for
+    certain: an operation's own ``prob`` does not count, nor does its ``level``, where it has one.
+
+    Args:
+        level: 0..10, or two such numbers between which the level of each operation is drawn. At level 5 colours stay
+            as they are: the factor of ``Color``, ``Brightness`` and ``Contrast`` is 1 there.
+        num_ops: How many operations a sample gets, 1 or more; the same one may come twice.
+        operations: To draw from. Where not given: ``Rotate``, ``Translate`` and ``Shear`` in both directions,
+            ``Color``, ``Brightness``, ``Contrast``, ``Equalize``, and none at all.
+        img_fill_val: Grey level, or red, green and blue, that the operations fill with where none are given, 0..255.
+    """
+
+    level: float | tuple[float, float]
+    num_ops: int = 2
+    operations: Sequence[Operation] | None = None
+    img_fill_val: Colour = 128
+
+    def __post_init__(self) -> None:
+        for level in self._levels():
+            check_level(self, level)
+        if self.num_ops < 1:
+            raise InputError(f"RandAugment: num_ops must be at least 1, got {self.num_ops}")
+        check_colour(self, self.img_fill_val)
+        if self.operations is not None and not self.operations:
+            raise InputError("RandAugment: expected at least one operation, got none")
+        for number, operation in enumerate(self.operations or ()):
+            if not isinstance(operation, Operation):
+                raise InputError(f"RandAugment: operation {number} is {operation!r}, which is no operation on images")
+
+    @property
+    def inner(self) -> Sequence[Operation]:
+        """The operations that are drawn from."""
+        if self.operations is not None:
+            return self.operations
+        fill = self.img_fill_val
+        return (
+            Rotate(0, img_fill_val=fill),
+            Translate(0, img_fill_val=fill),
+            Translate(0, direction="vertical", img_fill_val=fill),
+            Shear(0, img_fill_val=fill),
+            Shear(0, direction="vertical", img_fill_val=fill),
+            Color(0),
+            Brightness(0),
+            Contrast(0),
+            Equalize(),
+            AutoAugment([[]]),  # leaves the image as it is
+        )
+
+    def apply(self, draft: Draft) -> None:
+        """See the class."""
+        operations = self.inner
+        least, most = self._levels()
+        for _ in range(self.num_ops):
+            operation = operations[int(draft.rng.integers(len(operations)))]
+            operation.at_level(float(draft.rng.uniform(least, most))).apply(draft)
+
+    def _levels(self) -> tuple[float, float]:
+        """The ends of the range of levels, equal for a single one."""
+        if not isinstance(self.level, list | tuple):
+            return self.level, self.level
+        if len(self.level) != 2:
+            raise InputError(f"RandAugment: level must be one number or two, got {self.level!r}")
+        return min(self.level), max(self.level)
 
 
 @TRANSFORMS.register
@@ -126,6 +200,14 @@ class Augment:
                 raise InputError(f"transform {number} is {transform!r}: expected an operation, a Normalize or a Pad")
         self.operations: tuple[Operation, ...] = tuple(built)
         self.needs_boxes = any(operation.needs_boxes for operation in self.operations)
+
+    def every_operation(self) -> Iterator[Operation]:
+        """All operations, with those inside of policies."""
+        waiting = list(self.operations)
+        while waiting:
+            operation = waiting.pop()
+            yield operation
+            waiting.extend(operation.inner)
 
     def draw(
         self,

@@ -145,6 +145,6 @@ def _full_name(cls: type) -> str:
 
 TRANSFORMS = Registry(
     "transform",
-    homes=["dpipe.geometric", "dpipe.colours", "dpipe.policy"],
+    homes=["dpipe.geometric", "dpipe.cropping", "dpipe.colours", "dpipe.albumentations_op", "dpipe.policy"],
     bases=["dpipe.operation.Operation", "dpipe.policy.Normalize", "dpipe.policy.Pad"],
 )
