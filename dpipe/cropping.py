@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
 from dpipe import geometry
 from dpipe.errors import InputError
@@ -21,6 +21,8 @@ from dpipe.operation import Colour, Operation, check_colour, rgb
 from dpipe.plan import Draft
 from dpipe.registry import TRANSFORMS
 
+Boxes: TypeAlias = NDArray[np.float64]
+Crops: TypeAlias = NDArray[np.int64]
 CropType: TypeAlias = Literal["absolute", "absolute_range", "relative", "relative_range"]
 
 TRIES = 50
@@ -32,8 +34,8 @@ TRIES = 50
 class RandomCrop(Operation):
     """Cuts a rectangle out of the image, at a random place.
 
-    Names and meanings are those of OpenMMLab's RandomCrop. Where that gives up a sample because its crop has no object,
-    here the best of 50 places is taken: the first with an object, else one around the middle of a drawn object.
+    Names and meanings are those of OpenMMLab's RandomCrop, but that no sample is given up where its crop has no object:
+    the crop is moved, up to 50 times, and at last to a drawn object.
 
     Args:
         crop_size: Two numbers, see ``crop_type``. A crop is never larger than the image.
@@ -133,7 +135,7 @@ class MinIoURandomCrop(Operation):
                 _cut(draft, crop)
                 return
 
-    def _crop(self, draft: Draft, objects: NDArray[np.float64], least: float) -> NDArray[np.int64] | None:
+    def _crop(self, draft: Draft, objects: Boxes, least: float) -> Crops | None:
         """Draws crops; returns the first that fits, (4,) xyxy, or None."""
         height, width = draft.size
         shares = draft.rng.uniform(self.min_crop_size, 1, (2, TRIES))
@@ -187,8 +189,8 @@ class LargeScaleJitter(Operation):
         ratio = min(canvas_width * scale / width, canvas_height * scale / height)
         new_width, new_height = max(int(width * ratio + 0.5), 1), max(int(height * ratio + 0.5), 1)
         draft.transform(geometry.scaling(new_width / width, new_height / height), (new_height, new_width))
-        left = draft.rng.integers(max(new_width - canvas_width, 0) + 1)
-        top = draft.rng.integers(max(new_height - canvas_height, 0) + 1)
+        left = int(draft.rng.integers(max(new_width - canvas_width, 0) + 1))
+        top = int(draft.rng.integers(max(new_height - canvas_height, 0) + 1))
         draft.transform(geometry.translation(-left, -top), (canvas_height, canvas_width))
         draft.fill = rgb(self.img_fill_val)
 
@@ -197,21 +199,21 @@ def _is_edge(value: float) -> bool:
     return value >= 1 and float(value).is_integer()
 
 
-def _objects(draft: Draft) -> NDArray[np.float64]:
+def _objects(draft: Draft) -> Boxes:
     """The boxes of which something is on the image, (n, 4) xyxy."""
     boxes = draft.boxes
     return boxes[(boxes[:, 2:] > boxes[:, :2]).all(axis=1)]
 
 
-def _place(draft: Draft, widths: ArrayLike, heights: ArrayLike) -> NDArray[np.int64]:
+def _place(draft: Draft, widths: NDArray[np.int64], heights: NDArray[np.int64]) -> Crops:
     """Draws where crops of k sizes lie, every place as likely; returns (k, 4) xyxy."""
     height, width = draft.size
-    lefts = draft.rng.integers(0, width - np.asarray(widths), endpoint=True)
-    tops = draft.rng.integers(0, height - np.asarray(heights), endpoint=True)
+    lefts = draft.rng.integers(0, width - widths, endpoint=True)
+    tops = draft.rng.integers(0, height - heights, endpoint=True)
     return np.stack([lefts, tops, lefts + widths, tops + heights], axis=1)
 
 
-def _around(draft: Draft, box: NDArray[np.float64], width: int, height: int) -> Sequence[int]:
+def _around(draft: Draft, box: Boxes, width: int, height: int) -> Sequence[int]:
     """Draws a crop of a size that holds a box's middle; returns xyxy."""
     edges = []
     for low, high, crop, whole in zip(box[:2], box[2:], (width, height), draft.size[::-1], strict=True):
@@ -221,19 +223,19 @@ def _around(draft: Draft, box: NDArray[np.float64], width: int, height: int) -> 
     return left, top, left + width, top + height
 
 
-def _cut(draft: Draft, crop: Sequence[int] | NDArray[np.int64]) -> None:
+def _cut(draft: Draft, crop: Sequence[int] | Crops) -> None:
     left, top, right, bottom = (int(edge) for edge in crop)
     draft.transform(geometry.translation(-left, -top), (bottom - top, right - left))
 
 
-def _hold_a_middle(crops: NDArray[np.int64], boxes: NDArray[np.float64]) -> NDArray[np.bool_]:
+def _hold_a_middle(crops: Crops, boxes: Boxes) -> NDArray[np.bool_]:
     """Which crops (k, 4) hold the middle of at least one of the boxes (n, 4); (k,)."""
     middles = (boxes[:, :2] + boxes[:, 2:]) / 2
-    inside = (crops[:, None, :2] <= middles) & (middles < crops[:, None, 2:])  # (k, n, 2)
-    return inside.all(axis=2).any(axis=1)
+    inside: NDArray[np.bool_] = (crops[:, None, :2] <= middles) & (middles < crops[:, None, 2:])  # (k, n, 2)
+    return np.any(inside.all(axis=2), axis=1)
 
 
-def _ious(crops: NDArray[np.int64], boxes: NDArray[np.float64]) -> NDArray[np.float64]:
+def _ious(crops: Crops, boxes: Boxes) -> Boxes:
     """Intersection over union of each crop (k, 4) with each box (n, 4); (k, n)."""
     sides = np.minimum(crops[:, None, 2:], boxes[:, 2:]) - np.maximum(crops[:, None, :2], boxes[:, :2])
     shared = np.clip(sides, 0, None).prod(axis=2)

@@ -6,7 +6,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import fields, is_dataclass, replace
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 from dpipe.errors import InputError
 from dpipe.plan import Draft
@@ -32,8 +32,8 @@ class Operation(ABC):
 
     def at_level(self, level: float) -> Operation:
         """The same operation at another level and certain to happen, as far as it has a ``level`` and a ``prob``."""
-        names = {each.name for each in fields(self)} if is_dataclass(self) else set()
-        changes = {name: value for name, value in (("level", level), ("prob", 1.0)) if name in names}
+        known = {each.name for each in fields(self)} if is_dataclass(self) else set[str]()
+        changes: dict[str, Any] = {name: value for name, value in (("level", level), ("prob", 1.0)) if name in known}
         return replace(self, **changes) if changes else self  # type: ignore[type-var]
 
     @abstractmethod
