@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from dpipe.operation import Operation
     from dpipe.plan import SamplePlan
     from dpipe.policy import Augment, AutoAugment, Normalize, Pad, RandAugment
+    from dpipe.polygon_torch import bitmaps_on, grids_on
     from dpipe.polygons import Polygons
     from dpipe.sampler import BatchSampler
     from dpipe.target import Target, make_target
@@ -40,6 +41,7 @@ HOMES = {
     "geometric": ["RandomFlip", "Resize", "Rotate", "Shear", "Translate"],
     "operation": ["Operation"],
     "policy": ["Augment", "AutoAugment", "Normalize", "Pad", "RandAugment"],
+    "polygon_torch": ["bitmaps_on", "grids_on"],
     "polygons": ["Polygons"],
     "sampler": ["BatchSampler"],
     "target": ["Target", "make_target"],
@@ -76,6 +78,8 @@ __all__ = [
     "Shear",
     "Target",
     "Translate",
+    "bitmaps_on",
+    "grids_on",
     "make_target",
     "to_detr",
     "to_tensors",

@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from dpipe.ragged import Ints, group_numbers, offsets_of, ranges
 
 # Work of to_grids is cut into pieces of about this many edges and accumulator cells, whose arrays stay in the cache.
-GRID_EDGES = 1 << 13
-GRID_CELLS = 1 << 16
+GRID_EDGES = 1 << 12
+GRID_CELLS = 1 << 15
 
 # Coverage that is larger than 1 by more than this is a ring's that winds more than once.
 ROUNDING = 1e-9
@@ -129,11 +129,9 @@ def _coverage(
     inner = np.where(beyond, 0.0, (low + high) * 0.5 - column) * height
     lines = parts * size
     key = np.maximum(column, 0) * lines + line[piece]
-    steps = np.bincount(
-        np.concatenate([key, key + lines]),
-        weights=np.concatenate([height - inner, inner]),
-        minlength=(size + 1) * lines,
-    ).reshape(size + 1, parts, size)
+    keys, weights = np.concatenate([key, key + lines]), np.concatenate([height - inner, inner])
+    sums = np.asarray(np.bincount(keys, weights=weights, minlength=(size + 1) * lines), dtype=np.float64)
+    steps = sums.reshape(size + 1, parts, size)
     for number in range(1, size):
         steps[number] += steps[number - 1]
     return steps[:size]

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 import torch
@@ -20,6 +20,8 @@ from detect.models.assign import Samples
 from detect.models.boxes import clip_boxes, on_device
 from detect.models.detections import RunLengths
 from dpipe.errors import InputError
+from dpipe.polygon_torch import grids_on
+from dpipe.polygons import Polygons
 from dpipe.ragged import Ints, offsets_of
 from dpipe.run_lengths import encode_toggles
 
@@ -34,8 +36,8 @@ BATCH_PIXELS = 2**21
 def mask_targets(samples: Sequence[Samples], targets: Sequence[Target], size: int) -> Tensor:
     """For each positive RoI its ground truth's mask on the RoI's grid.
 
-    A cell is on when at least half of it is covered. Polygons are measured exactly, on the CPU; bitmaps are averaged
-    by RoIAlign on the device they are on.
+    A cell is on when at least half of it is covered. Polygons are measured exactly, those of all images together, on
+    the boxes' device; bitmaps are averaged by RoIAlign on the device they are on.
 
     Args:
         samples: N images' samples, P_i positives each.
@@ -48,9 +50,9 @@ def mask_targets(samples: Sequence[Samples], targets: Sequence[Target], size: in
     Raises:
         InputError: If an image has objects, and its data set no masks.
     """
-    grids = []
-    for sample, target in zip(samples, targets, strict=True):
-        boxes = sample.positive_boxes
+    coverage = [sample.positive_boxes.new_zeros((0, size, size)) for sample in samples]
+    drawn = []
+    for number, (sample, target) in enumerate(zip(samples, targets, strict=True)):
         if target.masks is None:
             if len(target.boxes):
                 raise InputError(
@@ -58,14 +60,28 @@ def mask_targets(samples: Sequence[Samples], targets: Sequence[Target], size: in
                     "model has mask heads; leave out roi_head.mask_head, roi_head.mask_roi_extractor and "
                     "auxiliary_head.mask_head"
                 )
-            coverage = boxes.new_zeros((0, size, size))
         elif isinstance(target.masks, Tensor):
-            coverage = _bitmap_coverage(target.masks, boxes, sample.gt_indices, size)
+            coverage[number] = _bitmap_coverage(target.masks, sample.positive_boxes, sample.gt_indices, size)
         else:
-            grid = target.masks.to_grids(boxes.cpu().numpy(), sample.gt_indices.cpu().numpy(), size)
-            coverage = torch.from_numpy(grid).to(boxes.device)
-        grids.append((coverage >= 0.5).float())
-    return torch.cat(grids)
+            drawn.append(number)
+    if drawn:
+        several = [samples[number] for number in drawn]
+        polygons = [cast(Polygons, targets[number].masks) for number in drawn]
+        parts = _polygon_coverage(polygons, several, size).split([len(sample.gt_indices) for sample in several])
+        for number, part in zip(drawn, parts, strict=True):
+            coverage[number] = part
+    return (torch.cat(coverage) >= 0.5).float()
+
+
+def _polygon_coverage(polygons: Sequence[Polygons], samples: Sequence[Samples], size: int) -> Tensor:
+    """Share of each cell that is inside, for all positives of several images: (sum of P_i, S, S)."""
+    boxes = torch.cat([sample.positive_boxes for sample in samples])
+    before = np.cumsum([0, *map(len, polygons)]).tolist()
+    instances = torch.cat([sample.gt_indices + first for sample, first in zip(samples, before[:-1], strict=True)])
+    together = Polygons.concatenate(polygons)
+    if boxes.is_cuda:
+        return grids_on(together, boxes, instances, size)
+    return torch.from_numpy(together.to_grids(boxes.numpy(), instances.numpy(), size))
 
 
 def _bitmap_coverage(bitmaps: Tensor, boxes: Tensor, instances: Tensor, size: int) -> Tensor:

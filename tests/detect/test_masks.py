@@ -49,6 +49,30 @@ def test_polygon_targets_agree_with_bitmap_targets():
     assert (from_polygons != from_bitmaps).float().mean() < 0.02
 
 
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+def test_targets_of_several_images_are_those_of_each(device):
+    """Polygons of all images are measured together: an image's RoIs must not see those of another."""
+    rng = np.random.default_rng(0)
+    samples, targets = [], []
+    for number, kind in enumerate(["polygons", "bitmaps", "none", "polygons", "polygons"]):
+        polygons = Polygons.from_coco([[rng.uniform(0, 60, 8).tolist()] for _ in range(number + 1)])
+        masks = {"polygons": polygons, "none": None, "bitmaps": torch.from_numpy(polygons.to_bitmaps(60, 60))}[kind]
+        count = 0 if kind == "none" else 4
+        corners = torch.from_numpy(rng.uniform(0, 30, (count, 2)).astype(np.float32))
+        boxes = torch.cat([corners, corners + 25], dim=1)
+        samples.append(samples_of(boxes, torch.arange(count) % (number + 1)))
+        targets.append(SimpleNamespace(masks=masks, file_name="a.png", boxes=torch.zeros(0, 4)))
+    alone = torch.cat([mask_targets([one], [target], 28) for one, target in zip(samples, targets, strict=True)])
+    there = [samples_of(one.boxes.to(device), one.gt_indices.to(device)) for one in samples]
+    for target in targets:
+        if isinstance(target.masks, torch.Tensor):
+            target.masks = target.masks.to(device)
+    together = mask_targets(there, targets, 28)
+    assert together.device.type == device
+    assert (together.cpu() != alone).float().mean() < (1e-4 if device == "cuda" else 1e-9)
+    assert 0.05 < alone.mean() < 0.95
+
+
 @pytest.mark.parametrize("masks", [Polygons.empty(0), torch.zeros(0, 20, 30, dtype=torch.uint8)])
 def test_targets_without_positives(masks):
     sample = samples_of(torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64))

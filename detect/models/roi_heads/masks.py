@@ -54,9 +54,12 @@ def shared_mask_targets(
         targets: N targets.
         size: S.
     """
-    for sample, positives, target in zip(samples, masked, targets, strict=True):
-        if size not in sample.mask_targets:
-            sample.mask_targets[size] = mask_targets([positives], [target], size)
+    new = [number for number, sample in enumerate(samples) if size not in sample.mask_targets]
+    if new:
+        chosen = [masked[number] for number in new]
+        computed = mask_targets(chosen, [targets[number] for number in new], size)
+        for number, part in zip(new, computed.split([sample.num_positives for sample in chosen]), strict=True):
+            samples[number].mask_targets[size] = part
     return torch.cat([sample.mask_targets[size] for sample in samples])
 
 
