@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator
 from pathlib import Path
 
 import cv2
@@ -11,18 +10,17 @@ import numpy as np
 from PIL import Image
 
 from dpipe.errors import BadSampleError
+from dpipe.jpeg import JPEG_START, DamagedJpegError, decode_jpeg, jpeg_is_complete, jpeg_size
+from dpipe.memory import Scratch
 from dpipe.plan import Size
 
-JPEG_START, JPEG_END = b"\xff\xd8", b"\xff\xd9"
-JPEG_START_OF_SCAN = 0xDA
-JPEG_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}  # markers of segments that hold the image's size
 PNG_START, PNG_END = b"\x89PNG\r\n\x1a\n", b"IEND\xae\x42\x60\x82"
 EXIF_ORIENTATION = 0x0112
 UNREADABLE = "no image in a known format, or corrupt"
 PILLOW_ERRORS = (OSError, ValueError, SyntaxError, Image.DecompressionBombError)  # what Pillow raises for bad files
 
 
-def decode_image(path: Path, size: Size, sample: int | None = None) -> np.ndarray:
+def decode_image(path: Path, size: Size, sample: int | None = None, scratch: Scratch | None = None) -> np.ndarray:
     """Reads an image.
 
     The orientation that EXIF data ask for is applied only where that, and not the stored pixels, gives the size in the
@@ -32,17 +30,25 @@ def decode_image(path: Path, size: Size, sample: int | None = None) -> np.ndarra
         path: The file, in any format that OpenCV reads.
         size: Height and width according to the index.
         sample: For messages.
+        scratch: The image may lie in its memory.
 
     Returns:
         (H, W, 3) uint8 RGB, of that size.
 
     Raises:
-        BadSampleError: If the file is missing, truncated, unreadable or of another size.
+        BadSampleError: If the file is missing, truncated, damaged, unreadable or of another size.
     """
     data = _read(path, sample)
     stored = _stored_size(path, data, size, sample)
     turn = stored is not None and stored != tuple(size)
-    image = _decode(data, cv2.IMREAD_COLOR_RGB | (0 if turn else cv2.IMREAD_IGNORE_ORIENTATION))
+    image = None
+    if not turn and data.startswith(JPEG_START):
+        try:
+            image = decode_jpeg(data, size, scratch or Scratch())
+        except DamagedJpegError as error:
+            raise BadSampleError(path, f"damaged JPEG: {error}", sample) from None
+    if image is None:
+        image = _decode(data, cv2.IMREAD_COLOR_RGB | (0 if turn else cv2.IMREAD_IGNORE_ORIENTATION))
     if image is None:
         raise BadSampleError(path, UNREADABLE, sample)
     if image.shape[:2] != tuple(size):
@@ -90,10 +96,7 @@ def header_size(data: bytes) -> Size | None:
     if data.startswith(PNG_START) and len(data) >= 24:
         return int.from_bytes(data[20:24], "big"), int.from_bytes(data[16:20], "big")
     if data.startswith(JPEG_START):
-        for marker, place in _jpeg_segments(data):
-            frame = data[place + 5 : place + 9]
-            if marker in JPEG_FRAMES and len(frame) == 4:
-                return int.from_bytes(frame[:2], "big"), int.from_bytes(frame[2:], "big")
+        return jpeg_size(data)
     return None
 
 
@@ -141,7 +144,7 @@ def _read(path: Path, sample: int | None) -> bytes:
     if not data:
         raise BadSampleError(path, "the file is empty", sample)
     # Some decoders fill what is missing with grey and only print a warning.
-    if data.startswith(JPEG_START) and not _jpeg_is_complete(data):
+    if data.startswith(JPEG_START) and not jpeg_is_complete(data):
         raise BadSampleError(path, "truncated JPEG: its end-of-image marker is missing", sample)
     if data.startswith(PNG_START) and data.rfind(PNG_END) < 0:
         raise BadSampleError(path, "truncated PNG: its end chunk is missing", sample)
@@ -155,27 +158,3 @@ def _decode(data: bytes, flags: int) -> np.ndarray | None:
         return cv2.imdecode(np.frombuffer(data, dtype=np.uint8), flags)
     except cv2.error:  # larger than OpenCV's limits, for one
         return None
-
-
-def _jpeg_is_complete(data: bytes) -> bool:
-    """Whether the end-of-image marker comes after the start of the pixels.
-
-    The marker cannot occur inside of compressed pixels, but a thumbnail in the header has its own: hence the walk over
-    the header's segments.
-    """
-    scans = (place for marker, place in _jpeg_segments(data) if marker == JPEG_START_OF_SCAN)
-    return data.rfind(JPEG_END) > next(scans, len(data))
-
-
-def _jpeg_segments(data: bytes) -> Iterator[tuple[int, int]]:
-    """The markers of a JPEG's segments up to the first scan, and where they stand (ITU-T T.81, annex B)."""
-    place = len(JPEG_START)
-    while place + 4 <= len(data) and data[place] == 0xFF:
-        marker = data[place + 1]
-        if marker == 0xFF:  # a fill byte
-            place += 1
-            continue
-        yield marker, place
-        if marker == JPEG_START_OF_SCAN:
-            return
-        place += 2 + int.from_bytes(data[place + 2 : place + 4], "big")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections import deque
 from collections.abc import Generator, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -11,12 +12,14 @@ import cv2
 import numpy as np
 import torch
 
-from dpipe.backends.base import BatchImages, padded_size
+from dpipe.backends.base import BatchImages, OnBadSample, padded_size
 from dpipe.decode import decode_image
-from dpipe.geometry import pixel_centre_matrix
+from dpipe.errors import BadSampleError
+from dpipe.memory import BatchMemory, Scratch
 from dpipe.photometric import apply_photometric
 from dpipe.plan import SamplePlan
 from dpipe.policy import Augment, Normalize
+from dpipe.resample import resample
 
 
 class OpenCVBackend:
@@ -31,33 +34,48 @@ class OpenCVBackend:
         augment: Its normalisation and padding are applied.
         threads: At least 1.
         prefetch: Batches that are worked on ahead of the one that is waited for; 0 or more.
+        on_bad_sample: ``fail`` or ``skip``.
+        dtype: Of normalised images: float32, or float16 or bfloat16, to which the float32 values are rounded.
+        pin_memory: Make batches in pinned memory, from which they are copied to a GPU while others compute.
     """
 
-    def __init__(self, paths: Sequence[Path], augment: Augment, *, threads: int = 2, prefetch: int = 2) -> None:
+    def __init__(
+        self,
+        paths: Sequence[Path],
+        augment: Augment,
+        *,
+        threads: int = 2,
+        prefetch: int = 2,
+        on_bad_sample: OnBadSample = "fail",
+        dtype: torch.dtype = torch.float32,
+        pin_memory: bool = False,
+    ) -> None:
         cv2.setNumThreads(1)
         self.paths = paths
         self.size_divisor = augment.size_divisor
         self.threads = threads
         self.prefetch = prefetch
+        self.on_bad_sample = on_bad_sample
+        self.dtype = torch.uint8 if augment.normalize is None else dtype
+        self.pin_memory = pin_memory
         self.bgr = augment.normalize is not None and augment.normalize.bgr
-        self.table = None if augment.normalize is None else normalizing_table(augment.normalize)
+        self.table = None if augment.normalize is None else normalizing_table(augment.normalize, dtype)
+        self._quarantine: dict[int, str] = {}  # bad images and what is wrong with them
 
     def stream(self, batches: Iterable[Sequence[SamplePlan]]) -> Generator[BatchImages, None, None]:
         """See ``Backend.stream``."""
         source = iter(batches)
-        ahead: deque[tuple[np.ndarray, list[Future[None]]]] = deque()
+        memory = BatchMemory(spare=self.prefetch + 2)
+        scratch = _ScratchOfThread()
+        ahead: deque[tuple[torch.Tensor, list[Future[None]]]] = deque()
         pool = ThreadPoolExecutor(self.threads, thread_name_prefix="dpipe-image")
         try:
             while True:
                 while len(ahead) <= self.prefetch and (plans := next(source, None)) is not None:
-                    ahead.append(self._submit(pool, plans))
+                    ahead.append(self._submit(pool, plans, memory, scratch))
                 if not ahead:
                     return
-                images, tasks = ahead.popleft()
-                for task in tasks:
-                    task.result()
-                # A view of (N, H, W, 3): channels_last.
-                yield BatchImages(torch.from_numpy(images).permute(0, 3, 1, 2))
+                yield self._collect(*ahead.popleft())
         finally:
             # Also where the consumer breaks off: what has begun ends, what has not begun never does.
             pool.shutdown(wait=True, cancel_futures=True)
@@ -65,63 +83,93 @@ class OpenCVBackend:
     def close(self) -> None:
         """Does nothing: threads live and end with each stream."""
 
-    def _submit(self, pool: ThreadPoolExecutor, plans: Sequence[SamplePlan]) -> tuple[np.ndarray, list[Future[None]]]:
+    def _submit(
+        self, pool: ThreadPoolExecutor, plans: Sequence[SamplePlan], memory: BatchMemory, scratch: _ScratchOfThread
+    ) -> tuple[torch.Tensor, list[Future[None]]]:
         """Allocates a batch, (N, H, W, 3), and hands its images to the threads."""
         shape = (len(plans), *padded_size(plans, self.size_divisor), 3)
-        images = np.empty(shape, dtype=np.uint8 if self.table is None else np.float32)
-        return images, [pool.submit(self._fill, out, plan) for out, plan in zip(images, plans, strict=True)]
+        if self.pin_memory:
+            images = torch.empty(shape, dtype=self.dtype, pin_memory=True)
+        else:
+            images = torch.from_numpy(memory.array(shape, _BITS[self.dtype])).view(self.dtype)
+        # These arrays hold the tensor, so its memory is there until the last of them is filled.
+        places = images.view(torch.int16).numpy() if images.itemsize == 2 else images.numpy()
+        return images, [
+            pool.submit(self._fill, place, plan, scratch) for place, plan in zip(places, plans, strict=True)
+        ]
 
-    def _fill(self, out: np.ndarray, plan: SamplePlan) -> None:
+    def _collect(self, images: torch.Tensor, tasks: Sequence[Future[None]]) -> BatchImages:
+        """Waits for a batch; what cannot be used is closed up."""
+        bad: list[tuple[int, BadSampleError]] = []
+        for place, task in enumerate(tasks):
+            try:
+                task.result()
+            except BadSampleError as error:
+                if self.on_bad_sample == "fail":
+                    raise
+                bad.append((place, error.with_traceback(None)))  # its frames hold the batch
+            else:
+                if bad:
+                    images[place - len(bad)] = images[place]
+        return BatchImages(images[: len(tasks) - len(bad)].permute(0, 3, 1, 2), tuple(bad))  # channels_last, no copy
+
+    def _fill(self, out: np.ndarray, plan: SamplePlan, scratch: _ScratchOfThread) -> None:
         """Writes one image into its place in the batch, (H, W, 3)."""
+        path = self.paths[plan.image]
+        if plan.image in self._quarantine:
+            raise BadSampleError(path, self._quarantine[plan.image], plan.sample)
+        try:
+            pixels = decode_image(path, plan.source_size, plan.sample, scratch.scratch)
+        except BadSampleError as error:
+            if self.on_bad_sample == "skip":
+                self._quarantine[plan.image] = error.reason
+            raise
         height, width = plan.size
         out[height:] = 0
         out[:height, width:] = 0
-        pixels = decode_image(self.paths[plan.image], plan.source_size, plan.sample)
-        pixels = apply_photometric(resample(pixels, plan), plan.photometric)
+        self._finish(pixels, plan, out[:height, :width], scratch.scratch)
+
+    def _finish(self, pixels: np.ndarray, plan: SamplePlan, out: np.ndarray, scratch: Scratch) -> None:
+        """Takes a decoded image through its plan, into ``out``, (h, w, 3)."""
+        if self.table is None and not plan.photometric:
+            resample(pixels, plan, out, scratch)
+            return
+        pixels = resample(pixels, plan, scratch.array("resampled", out.shape), scratch)
+        pixels = apply_photometric(pixels, plan.photometric)
         if self.table is None:
-            out[:height, :width] = pixels
+            np.copyto(out, pixels)
             return
         if self.bgr:
             pixels = cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR)
-        cv2.LUT(pixels, self.table, out[:height, :width])
+        cv2.LUT(pixels, self.table, out)
 
 
-def resample(image: np.ndarray, plan: SamplePlan) -> np.ndarray:
-    """Brings an image into its output geometry, with one bilinear interpolation.
+class _ScratchOfThread(threading.local):
+    """A ``Scratch`` for each thread that asks for it; it goes with the thread."""
 
-    Args:
-        image: (H, W, 3) uint8 of ``plan.source_size``.
-        plan: Its geometry.
-
-    Returns:
-        (h, w, 3) uint8 of ``plan.size``.
-    """
-    height, width = plan.size
-    flips = plan.resize_flips
-    if flips is None:
-        matrix = pixel_centre_matrix(plan.matrix)
-        return cv2.warpAffine(
-            image,
-            matrix,
-            (width, height),
-            flags=cv2.INTER_LINEAR,
-            borderMode=cv2.BORDER_CONSTANT,
-            borderValue=plan.fill,
-        )
-    # A resize costs a quarter of a warp, and does not blend the fill into the outermost pixels.
-    if plan.size != plan.source_size:
-        image = cv2.resize(image, (width, height), interpolation=cv2.INTER_LINEAR)
-    if any(flips):
-        flip_x, flip_y = flips
-        image = cv2.flip(image, -1 if flip_x and flip_y else 1 if flip_x else 0)
-    return image
+    def __init__(self) -> None:
+        self.scratch = Scratch()
 
 
-def normalizing_table(normalize: Normalize) -> np.ndarray:
-    """Returns what each grey level becomes, (1, 256, 3) float32, in the order of the output channels.
+_BITS = {torch.uint8: np.uint8, torch.float32: np.float32, torch.float16: np.int16, torch.bfloat16: np.int16}
+"""What holds a type's bits in NumPy, which does not know all of them."""
+
+
+def normalizing_table(normalize: Normalize, dtype: torch.dtype = torch.float32) -> np.ndarray:
+    """Returns what each grey level becomes, in the order of the output channels.
 
     Looking up is exact, and as fast as one multiplication in place.
+
+    Args:
+        normalize: Mean and standard deviation of each channel.
+        dtype: float32, float16 or bfloat16.
+
+    Returns:
+        (1, 256, 3) float32, or int16 that holds the bits of the float32 values rounded to ``dtype``.
     """
     levels = np.arange(256, dtype=np.float64)[None, :, None]
     mean, std = np.array(normalize.mean), np.array(normalize.std)
-    return ((levels - mean) / std).astype(np.float32)
+    values = ((levels - mean) / std).astype(np.float32)
+    if dtype == torch.float32:
+        return values
+    return torch.from_numpy(values).to(dtype).view(torch.int16).numpy()

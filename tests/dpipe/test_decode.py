@@ -1,8 +1,10 @@
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
 import pytest
+import simplejpeg
 from PIL import Image
 
 from dpipe.decode import EXIF_ORIENTATION, check_image, decode_image
@@ -99,21 +101,26 @@ def test_an_image_of_another_size_is_not_decoded(
 ) -> None:
     """A file of a megabyte may hold an image of gigabytes."""
     path = save(pixels, tmp_path / f"a{suffix}", 6 if suffix == ".jpg" else None)
-    flags: list[int] = []
+    calls: list[Any] = []
 
-    def decode(data: np.ndarray, flag: int) -> np.ndarray:
-        flags.append(flag)
-        return imdecode(data, flag)
+    def imdecode(data: np.ndarray, flags: int) -> np.ndarray:
+        calls.append(flags)
+        return by_opencv(data, flags)
 
-    imdecode = cv2.imdecode
-    monkeypatch.setattr(cv2, "imdecode", decode)
+    def decode_jpeg(*arguments: Any, **options: Any) -> np.ndarray:
+        calls.append("simplejpeg")
+        return by_simplejpeg(*arguments, **options)
+
+    by_opencv, by_simplejpeg = cv2.imdecode, simplejpeg.decode_jpeg
+    monkeypatch.setattr(cv2, "imdecode", imdecode)
+    monkeypatch.setattr(simplejpeg, "decode_jpeg", decode_jpeg)
     assert_bad(path, "it is 40x24 pixels, the annotations say 24x24", (24, 24))
-    assert flags == []
+    assert calls == []
     decode_image(path, (HEIGHT, WIDTH))
-    assert flags == [cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION]
+    assert calls == ["simplejpeg" if suffix == ".jpg" else cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION]
     if suffix == ".jpg":
         decode_image(path, (WIDTH, HEIGHT))
-        assert flags[1:] == [cv2.IMREAD_COLOR_RGB]
+        assert calls[1:] == [cv2.IMREAD_COLOR_RGB]
 
 
 def test_images_that_pillow_finds_too_large(

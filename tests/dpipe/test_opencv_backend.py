@@ -11,7 +11,7 @@ import torch
 
 from dpipe.backends import opencv
 from dpipe.backends.base import BatchImages, padded_size
-from dpipe.backends.opencv import OpenCVBackend, resample
+from dpipe.backends.opencv import OpenCVBackend
 from dpipe.colours import Color, Equalize
 from dpipe.decode import decode_image
 from dpipe.errors import BadSampleError
@@ -20,6 +20,7 @@ from dpipe.geometry import pixel_centre_matrix, transform_points
 from dpipe.operation import Operation
 from dpipe.plan import SamplePlan
 from dpipe.policy import Augment, Normalize, Pad
+from dpipe.resample import resample
 
 SIZE = (180, 260)
 MEAN, STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)

@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 import torch
 
-from dpipe.backends.opencv import resample
 from dpipe.coco import CocoIndex
 from dpipe.errors import InputError
 from dpipe.geometric import RandomFlip, Resize, Rotate, Shear, Translate
@@ -15,6 +14,7 @@ from dpipe.operation import Operation
 from dpipe.plan import SamplePlan
 from dpipe.policy import Augment
 from dpipe.polygons import Polygons
+from dpipe.resample import resample
 from dpipe.target import make_target
 
 SIZE = (120, 200)
