@@ -55,13 +55,13 @@ class ImagePaths(Sequence[Path]):
 class DetectionLoader:
     """Iterates over a data set in augmented batches, resumably.
 
-    Iterating goes on from the current position to the end of the epoch, then the epoch number rises by one, so a
-    ``for`` loop over the loader is an epoch. The n-th batch is a function of (seed, epoch, n, rank, world size),
+    A ``for`` loop over the loader is an epoch; at its end the epoch number rises by one. After a loop that was broken
+    off, the next one begins the same epoch anew. The n-th batch is a function of (seed, epoch, n, rank, world size),
     whatever the number of threads; what is being worked on ahead never counts as handed out.
 
     ``state_dict`` and ``load_state_dict`` follow torchdata's convention of stateful loaders, so trainers that know it,
-    such as Lightning's, save and restore the position by themselves. An epoch may go on with another batch size and on
-    another number of ranks: what is left of it is shared anew.
+    such as Lightning's, save and restore the position by themselves: the loop after ``load_state_dict`` is the rest of
+    that epoch. It may go on with another batch size and on another number of ranks: what is left is shared anew.
 
     A bad sample, an image that cannot be used, is an error or is skipped. Skipping loses and repeats no other sample:
     its batch is smaller. A batch without any usable sample is left out where ranks need not step together (one rank, or
@@ -96,6 +96,7 @@ class DetectionLoader:
 
     Attributes:
         sampler: Its ``epoch`` and ``position`` are those of the next batch.
+        batch_sampler: The same; trainers look for it under this name as well.
         skipped: The files that were found bad and skipped on this rank, and what is wrong with them: file names of the
             index to reasons.
 
@@ -153,7 +154,7 @@ class DetectionLoader:
         if not len(self._numbers):
             what = "image with an instance to learn from" if filter_empty else "image"
             raise InputError(f"{index.path}: expected at least one {what}, found none")
-        self.sampler = BatchSampler(
+        self.sampler = self.batch_sampler = BatchSampler(
             len(self._numbers),
             batch_size,
             seed=seed,
@@ -182,12 +183,13 @@ class DetectionLoader:
         return len(self.sampler)
 
     def __iter__(self) -> Iterator[Batch]:
-        """Yields the rest of the current epoch.
+        """Yields the current epoch, or the rest of it after ``load_state_dict``.
 
         Raises:
             BadSampleError: At the batch that holds it, for an image that cannot be used, unless it is to be skipped.
             InputError: If all images are bad.
         """
+        self.sampler.begin()
         epoch, position, earlier = self.sampler.epoch, self.sampler.position, self.sampler.earlier
         waiting: deque[tuple[list[SamplePlan], Future[list[Target]]]] = deque()
         # Targets have a thread of their own: they are numpy work that should be done when the pixels are.

@@ -27,8 +27,9 @@ class BatchSampler:
     augmented anew each time. Batches of ``batch_size * world_size`` samples are formed first and every rank takes its
     slice of each: two ranks see what one rank with twice the batch size would see.
 
-    An epoch that was begun with another global batch size goes on with what is left of it: what is left keeps its order
-    and is cut, and grouped, anew.
+    Iterating begins the epoch, or, where a state was loaded, goes on in the middle of it. An epoch that was begun with
+    another global batch size goes on with what is left of it: what is left keeps its order and is cut, and grouped,
+    anew.
 
     Args:
         num_images: Images in the data set, at least 1.
@@ -88,6 +89,7 @@ class BatchSampler:
         self.epoch = 0
         self.position = 0
         self.earlier: tuple[Cut, ...] = ()
+        self._loaded = False
 
     @property
     def num_samples(self) -> int:
@@ -153,12 +155,22 @@ class BatchSampler:
             yield order[first:last]
 
     def __iter__(self) -> Iterator[np.ndarray]:
-        """Yields the rest of the current epoch; at its end the next epoch becomes the current one."""
+        """Yields the current epoch, or the rest of it (see ``begin``); at its end the next epoch is the current one."""
+        self.begin()
         epoch, earlier = self.epoch, self.earlier
         for position, batch in enumerate(self.batches(), self.position + 1):
             self.go_to(epoch, position, earlier)
             yield batch
         self.go_to(epoch + 1)
+
+    def begin(self) -> None:
+        """Goes to the start of the epoch, unless a loaded position has yet to be gone on from.
+
+        After an epoch whose batches were all handed out, that is the next one, even if nobody asked for its end.
+        """
+        if self.position and not self._loaded:
+            self.go_to(self.epoch if self.batches_left else self.epoch + 1)
+        self._loaded = False
 
     def go_to(self, epoch: int, position: int = 0, earlier: Sequence[Cut] = ()) -> None:
         """Sets the attributes of these names."""
@@ -199,6 +211,7 @@ class BatchSampler:
         if consumed and consumed[-1][0] == self.global_batch_size:
             consumed.pop()
         self.go_to(epoch, position, consumed)
+        self._loaded = True
 
     @cached_property
     def _setup(self) -> dict[str, int | bool | str | None]:

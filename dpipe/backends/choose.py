@@ -99,11 +99,8 @@ def make_backend(
     from dpipe.backends.opencv import OpenCVBackend
 
     # From pinned memory, batches are copied to the GPU while it computes.
-    options = {**options, "pin_memory": device.type == "cuda"}
-    import inspect
-
-    options = {k: v for k, v in options.items() if k in inspect.signature(OpenCVBackend).parameters}
-    return OpenCVBackend(paths, augment, threads=threads, prefetch=prefetch, **options)
+    pin_memory = device.type == "cuda"
+    return OpenCVBackend(paths, augment, threads=threads, prefetch=prefetch, pin_memory=pin_memory, **options)
 
 
 def dali_imports() -> bool:

@@ -286,7 +286,7 @@ def test_two_ranks_see_what_one_would(dataset: Dataset) -> None:
             assert torch.equal(image[:, :height, :width], reference[:, :height, :width])
 
 
-def test_breaking_off_leaves_no_threads_and_keeps_the_position(dataset: Dataset) -> None:
+def test_breaking_off_leaves_no_threads_and_begins_anew(dataset: Dataset) -> None:
     index, folder = dataset
     loader = DetectionLoader(index, folder, augment=AUGMENT, batch_size=1, threads=3)
     seen = []
@@ -297,9 +297,18 @@ def test_breaking_off_leaves_no_threads_and_keeps_the_position(dataset: Dataset)
             break
     del batch
     assert not threads_of_dpipe()
-    seen += loader
-    assert sorted(samples(seen)) == list(range(11))
+    assert loader.state_dict()["consumed"] == [[1, 4]]
+    again = list(loader)
+    assert all_same(again[:4], seen)
+    assert sorted(samples(again)) == list(range(11))
     assert not threads_of_dpipe()
+    # A trainer that counts batches does not ask for the end of an epoch: it is over all the same.
+    iterator = iter(loader)
+    second = [next(iterator) for _ in range(11)]
+    assert loader.state_dict()["epoch"] == 1
+    third = list(loader)
+    assert loader.state_dict()["epoch"] == 3
+    assert samples(second) != samples(third)
 
 
 def test_a_bad_image_is_named_at_its_batch(dataset: Dataset) -> None:

@@ -105,6 +105,21 @@ def test_a_state_may_go_to_other_ranks_of_the_same_global_batch() -> None:
     assert [sample for sampler in two for sample in next(iter(sampler)).tolist()] == expected
 
 
+def test_a_new_iteration_begins_the_epoch_anew_but_for_a_loaded_position() -> None:
+    sampler = BatchSampler(10, 2)
+    expected = [batch.tolist() for batch in sampler.batches()]
+    for _ in range(2):
+        iterator = iter(sampler)
+        assert [next(iterator).tolist() for _ in range(3)] == expected[:3]
+    sampler.load_state_dict(sampler.state_dict())
+    assert sampler.position == 3
+    iterator = iter(sampler)
+    assert [next(iterator).tolist() for _ in range(2)] == expected[3:]
+    assert (sampler.epoch, sampler.batches_left) == (0, 0)
+    next(iter(sampler))
+    assert (sampler.epoch, sampler.position) == (1, 1)
+
+
 def test_setting_the_current_epoch_keeps_the_position() -> None:
     sampler = BatchSampler(10, 2)
     next(iter(sampler))
