@@ -10,7 +10,7 @@ from dpipe.errors import InputError
 from dpipe.geometric import RandomFlip, Resize, Rotate, Shear, Translate
 from dpipe.operation import Operation
 from dpipe.plan import SamplePlan
-from dpipe.policy import Augment, AutoAugment, Normalize, Pad
+from dpipe.policy import Augment, AutoAugment, Normalize, Pad, RandAugment
 from dpipe.registry import TRANSFORMS
 
 SIZE = (100, 200)  # height, width
@@ -109,6 +109,74 @@ def test_operations_of_a_policy_are_drawn_independently() -> None:
     policy = AutoAugment([[Color(1, prob=0.5), Contrast(1, prob=0.5)]])
     both = [len(draw(policy, sample=sample).photometric) == 2 for sample in range(DRAWS)]
     assert share(both) == pytest.approx(0.25, abs=0.04)
+
+
+FLIPS = {(-1, 1): "horizontal", (1, -1): "vertical", (-1, -1): "diagonal", (1, 1): "none"}
+
+
+@pytest.mark.parametrize(
+    ("flip", "shares"),
+    [
+        (RandomFlip(0.3, "vertical"), {"vertical": 0.3}),
+        (RandomFlip(0.6, "diagonal"), {"diagonal": 0.6}),
+        (RandomFlip(0.6, ("horizontal", "vertical", "diagonal")), dict.fromkeys(FLIPS.values(), 0.2)),
+        (RandomFlip((0.1, 0.5), ("vertical", "horizontal")), {"vertical": 0.1, "horizontal": 0.5}),
+        (RandomFlip(1.0, ("diagonal", "vertical")), {"diagonal": 0.5, "vertical": 0.5}),
+        (RandomFlip(0.0), {}),
+    ],
+)
+def test_flips_happen_in_each_direction_as_often_as_they_should(flip: RandomFlip, shares: dict[str, float]) -> None:
+    plans = [draw(flip, sample=sample) for sample in range(DRAWS)]
+    drawn = [FLIPS[int(plan.matrix[0, 0]), int(plan.matrix[1, 1])] for plan in plans]
+    for direction in ("horizontal", "vertical", "diagonal"):
+        assert drawn.count(direction) / DRAWS == pytest.approx(shares.get(direction, 0.0), abs=0.04)
+    assert all(plan.resize_flips is not None for plan in plans)
+
+
+@pytest.mark.parametrize("num_ops", [1, 3])
+def test_rand_augment_draws_its_operations_evenly_at_its_level(num_ops: int) -> None:
+    space: list[Operation] = [Color(0, prob=0), Contrast(0), Brightness(0, prob=0.1), Equalize()]
+    augment = RandAugment(8, num_ops, space)
+    drawn = [draw(augment, sample=sample).photometric for sample in range(DRAWS)]
+    assert {len(steps) for steps in drawn} == {num_ops}  # whatever their own chances
+    names = [name for steps in drawn for name, _ in steps]
+    for name in ("color", "contrast", "brightness", "equalize"):
+        assert names.count(name) / len(names) == pytest.approx(1 / 4, abs=0.04)
+    levels = [(factor - 0.1) / 0.18 for steps in drawn for name, factor in steps if name != "equalize"]
+    assert levels == pytest.approx([8.0] * len(levels))
+    if num_ops > 1:
+        assert any(len(set(steps)) < len(steps) for steps in drawn)  # with replacement
+
+
+def test_rand_augment_draws_levels_between_two() -> None:
+    plans = [draw(RandAugment((6, 2), 1, [Rotate(0, random_negative_prob=0)]), sample=sample) for sample in range(500)]
+    levels = [math.degrees(math.asin(plan.matrix[1, 0])) / 3 for plan in plans]
+    assert (min(levels), max(levels)) == pytest.approx((2, 6), abs=0.1)
+    assert np.mean(levels) == pytest.approx(4, abs=0.15)
+
+
+def test_rand_augment_has_a_space_of_its_own() -> None:
+    augment = RandAugment(9, num_ops=1, img_fill_val=(1, 2, 3))
+    seen = set()
+    for sample in range(400):
+        plan = draw(augment, sample=sample)
+        (a, b, x), (c, d, y) = plan.matrix.tolist()
+        moved = (a != d or a != 1 or b != 0 or c != 0, bool(x), bool(y), b != 0, c != 0)
+        seen.add((moved, *(name for name, _ in plan.photometric)))
+        assert plan.fill == ((1, 2, 3) if any(moved) else (0, 0, 0))
+    # Rotations, translations and shears in two directions, four of colours, and nothing.
+    assert len(seen) == 10
+
+
+def test_policies_nest() -> None:
+    inner = AutoAugment([[RandomFlip(1.0)], [AutoAugment([[Rotate(5, prob=1)]]), RandAugment(5, 1, [Equalize()])]])
+    augment = Augment([AutoAugment([[inner, Resize((50, 50))]])])
+    kinds = [type(operation).__name__ for operation in augment.every_operation()]
+    expected = "AutoAugment AutoAugment AutoAugment Equalize RandAugment RandomFlip Resize Rotate"
+    assert sorted(kinds) == expected.split()
+    plans = [augment.draw(SIZE, seed=0, epoch=0, sample=sample) for sample in range(20)]
+    assert {plan.size for plan in plans} == {(25, 50)}
+    assert {bool(plan.photometric) for plan in plans} == {True, False}
 
 
 def test_a_plan_is_a_function_of_seed_epoch_and_sample() -> None:
@@ -217,9 +285,21 @@ def test_transforms_are_built_from_mappings() -> None:
     assert isinstance(auto, AutoAugment)
     assert auto.policies[0] == [Rotate(5, prob=0.5, scale=1, img_fill_val=(124, 116, 104))]
     assert auto.policies[1] == [Rotate(7), Translate(5, direction="vertical")]
+    (several,) = Augment(
+        [{"type": "RandomFlip", "prob": [0.2, 0.3], "direction": ["horizontal", "diagonal"]}]
+    ).operations
+    assert several == RandomFlip((0.2, 0.3), ("horizontal", "diagonal"))
+    (rand,) = Augment(
+        [{"type": "RandAugment", "level": [3, 7], "operations": [{"type": "Equalize"}, {"type": "MinIoURandomCrop"}]}]
+    ).operations
+    assert isinstance(rand, RandAugment)
+    assert rand.level == (3, 7)
+    assert [type(each).__name__ for each in rand.inner] == ["Equalize", "MinIoURandomCrop"]
     assert (resize, flip) == (Resize(((2048, 800), (2048, 1024))), RandomFlip(0.5))
     assert augment.draw(SIZE, seed=0, epoch=0, sample=1).size[0] >= 800
     assert augment.size_divisor == 32
+    names = "Albumentations LargeScaleJitter MinIoURandomCrop RandAugment RandomCrop"
+    assert set(names.split()) <= set(TRANSFORMS.names())
     names = "AutoAugment Brightness Color Contrast Equalize Normalize Pad RandomFlip Resize Rotate Shear Translate"
     assert set(names.split()) <= set(TRANSFORMS.names())
 
@@ -246,6 +326,23 @@ def test_transforms_are_built_from_mappings() -> None:
         (lambda: Resize(((800, 600), (800, 600), (1, 1))), "Resize: scale must be a pair"),  # type: ignore[arg-type]
         (lambda: Normalize((1, 2), (1, 2)), "Normalize: mean must be three numbers"),  # type: ignore[arg-type]
         (lambda: Normalize((1, 2, 3), (1, 0, 1)), "Normalize: std must be above 0"),
+        (
+            lambda: RandomFlip(direction=()),
+            r"RandomFlip: direction must be horizontal, .* or a list of these, got \(\)",
+        ),
+        (lambda: RandomFlip(direction="up"), "RandomFlip: direction must be horizontal, vertical or diagonal.* 'up'"),  # type: ignore[arg-type]
+        (lambda: RandomFlip((0.5, 0.5)), "RandomFlip: expected a prob for each of the 1 directions"),
+        (
+            lambda: RandomFlip((0.8, 0.3), ("horizontal", "vertical")),
+            "RandomFlip: the numbers in prob must make at most",
+        ),
+        (lambda: RandomFlip(1.5), r"RandomFlip: prob must lie in 0\.\.1, got 1\.5"),
+        (lambda: RandAugment(11), r"RandAugment: level must lie in 0\.\.10, got 11"),
+        (lambda: RandAugment((1, 2, 3)), "RandAugment: level must be one number or two"),  # type: ignore[arg-type]
+        (lambda: RandAugment(5, 0), "RandAugment: num_ops must be at least 1, got 0"),
+        (lambda: RandAugment(5, operations=[]), "RandAugment: expected at least one operation"),
+        (lambda: RandAugment(5, operations=[Pad()]), "RandAugment: operation 0 is Pad.*, which is no operation"),  # type: ignore[list-item]
+        (lambda: RandAugment(5, img_fill_val=300), "RandAugment: img_fill_val must be"),
         (lambda: Pad(0), "Pad: size_divisor must be at least 1"),
         (lambda: AutoAugment([]), "AutoAugment: expected at least one policy"),
         (lambda: AutoAugment([Rotate(5)]), "AutoAugment: policy 0 must be a list of operations"),  # type: ignore[list-item]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Protocol
@@ -24,6 +24,16 @@ PARTS = Registry("part")
 
 class Measures(Protocol):
     def measure(self) -> int: ...
+
+
+@PARTS.register
+@dataclass(frozen=True)
+class Foreign:
+    """A part that reads mappings itself, whatever ``type`` means in them."""
+
+    options: Mapping[str, Any]
+    steps: Sequence[Mapping[str, Any]] = ()
+    sizes: dict[str, int] | None = None
 
 
 @PARTS.register
@@ -366,3 +376,19 @@ def test_a_protocol_takes_classes_with_its_methods() -> None:
 
     assert accepts_part(Chooser | None, First)
     assert not accepts_part(Chooser | None, dict)
+
+
+def test_a_parameter_that_is_a_mapping_takes_it_as_it_is() -> None:
+    node = {
+        "type": "Foreign",
+        "options": {"type": "nothing here"},
+        "steps": [{"type": "Ruler", "inner": [{"type": 3}]}],
+    }
+    assert PARTS.check(node) == []
+    built = PARTS.build(node)
+    assert built.options == {"type": "nothing here"}
+    assert built.steps == [{"type": "Ruler", "inner": [{"type": 3}]}]
+    (problem,) = PARTS.check({"type": "Foreign", "options": {}, "sizes": {"type": "Ruler"}})
+    assert (problem.path, problem.message) == (("sizes", "type"), 'expected an integer, got "Ruler"')
+    (problem,) = PARTS.check({"type": "Foreign", "options": {}, "steps": [{}, "Ruler"]})
+    assert (problem.path, problem.message) == (("steps", 1), 'expected a mapping, got "Ruler"')
