@@ -172,7 +172,10 @@ def test_plans_can_be_sent_to_another_process(image: np.ndarray) -> None:
         ([{"type": "Compose", "transforms": [INVERT]}], "transform 0, Compose: albumentations has no pixel-level"),
         ([{"type": "Rotate"}], "transform 0, Rotate: changes boxes and masks too, .* use dpipe's own operations"),
         ([{"type": "CoarseDropout"}], "transform 0, CoarseDropout: changes boxes and masks too"),
-        ([{"type": "GaussNoise", "std": [1, 2]}], "GaussNoise: unknown argument 'std'; did you mean 'std_range'"),
+        (
+            [{"type": "GaussNoise", "std_rang": [1, 2]}],
+            "GaussNoise: unknown argument 'std_rang'; did you mean 'std_range'",
+        ),
         ([{"type": "GaussNoise", "std_range": [3, 4]}], r"GaussNoise: std_range: .* got \[3, 4\]$"),
         ([{"type": "GaussNoise", "std_range": "x"}], 'GaussNoise: std_range: expected a list, got "x"$'),
         ([{"type": "Blur", "p": 2}], "Blur: p: expected a value less than or equal to 1, got 2"),
