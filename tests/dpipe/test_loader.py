@@ -1,6 +1,6 @@
 import threading
 from collections.abc import Callable, Iterable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,8 @@ from dpipe.coco import CocoIndex
 from dpipe.decode import decode_image
 from dpipe.errors import BadSampleError, InputError
 from dpipe.loader import Batch, DetectionLoader
+from dpipe.operation import Operation
+from dpipe.plan import Draft
 from dpipe.policy import Augment
 from dpipe.polygons import Polygons
 
@@ -347,9 +349,47 @@ def test_auto_is_opencv_on_the_cpu_and_dali_on_a_gpu(monkeypatch: pytest.MonkeyP
     assert type(backend).__name__ == "OpenCVBackend"
 
 
+@pytest.mark.parametrize("name", ["float16", "bfloat16"])
+def test_normalised_images_come_in_half_precision(dataset: Dataset, name: Any) -> None:
+    index, folder = dataset
+    whole = DetectionLoader(index, folder, augment=AUGMENT, batch_size=4)
+    half = DetectionLoader(index, folder, augment=AUGMENT, batch_size=4, dtype=name)
+    for expected, batch in zip(whole, half, strict=True):
+        assert batch.images.dtype == getattr(torch, name)
+        assert torch.equal(batch.images, expected.images.to(batch.images.dtype))
+        assert batch.images.is_contiguous(memory_format=torch.channels_last)
+        assert batch.targets[0].boxes.dtype == torch.float32
+
+
+def test_operations_that_look_at_boxes_are_given_those_of_the_objects(write_dataset: WriteDataset) -> None:
+    rows = [
+        {"image_id": 1, "bbox": [1, 2, 10, 20]},
+        {"image_id": 1, "bbox": [3, 4, 5, 6], "iscrowd": 1},
+        {"image_id": 1, "bbox": [7, 8, 9, 10]},
+    ]
+    index, folder = write_dataset([np.zeros((40, 60, 3), np.uint8)] * 2, rows)
+    seen = {}
+
+    @dataclass(frozen=True)
+    class Look(Operation):
+        needs_boxes = True
+
+        def apply(self, draft: Draft) -> None:
+            seen[len(seen)] = draft.boxes.tolist()
+
+    loader = DetectionLoader(index, folder, augment=[Look()], shuffle=False)
+    for sample in range(2):
+        loader.plan(sample, epoch=0)
+    assert seen == {0: [], 1: [[1, 2, 11, 22], [7, 8, 16, 18]]}
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
+        ({"dtype": "float64"}, "unknown dtype 'float64': expected float32, float16, bfloat16"),
+        ({"dtype": "float16"}, "dtype float16 is the type of normalised images: expected a Normalize"),
+        ({"on_bad_sample": "ignore"}, "on_bad_sample must be fail or skip, got 'ignore'"),
+        ({"backend": "opencv", "dali": DaliOptions()}, "options of DALI were given with the opencv backend"),
         ({"backend": "pil"}, "unknown backend 'pil': expected auto, opencv or dali"),
         ({"device": "gpu"}, "unknown device 'gpu': expected cpu, cuda"),
         ({"device": "mps"}, "device 'mps' is not supported"),
