@@ -137,8 +137,8 @@ def _look_at_the_border(records: Records, rows: NDArray[np.int64], findings: Fin
     image = records.image[rows]
     size = np.stack([records.widths[image], records.heights[image]], axis=1)
     first, last = records.boxes[rows, :2], records.boxes[rows, :2] + records.boxes[rows, 2:]
-    known = (image >= 0) & (size > 0).all(axis=1) & (last > first).all(axis=1)
-    outside = ((last <= 0) | (first >= size)).any(axis=1)
+    known = (image >= 0) & np.all(size > 0, axis=1) & np.all(last > first, axis=1)
+    outside = np.any((last <= 0) | (first >= size), axis=1)
     beyond = np.maximum(-first, last - size).max(axis=1, initial=0)
     for row, far, gone in zip(rows[known].tolist(), beyond[known].tolist(), outside[known].tolist(), strict=True):
         if gone:

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from itertools import islice
 from pathlib import Path
 
 import cv2
@@ -18,16 +15,14 @@ from dpipe.draw import draw_caption, draw_instances
 from dpipe.errors import InputError
 from dpipe.files import check_writable_file, write_whole
 from dpipe.geometric import RandomFlip, Resize, Rotate, Shear, Translate
-from dpipe.geometry import compose, invert, scaling
-from dpipe.loader import BackendName, DetectionLoader
-from dpipe.operation import Operation
-from dpipe.plan import Draft, SamplePlan, Size
+from dpipe.geometry import scaling
+from dpipe.loader import BackendName
 from dpipe.policy import Augment, AutoAugment
 from dpipe.polygons import Polygons
+from dpipe.preview_samples import PreviewSample, preview_samples
 from dpipe.problems import Problem, report
 from dpipe.recipes import Recipe
 from dpipe.registry import TRANSFORMS, import_module
-from dpipe.target import Target
 
 TILE_WIDTH, TILE_HEIGHT = 480, 400
 GAP = 8
@@ -82,41 +77,13 @@ def contact_sheet(
     Raises:
         InputError: For a number out of range, and what ``DetectionLoader`` raises.
     """
-    for name, value, least in (("count", count, 1), ("columns", columns, 1), ("epoch", epoch, 0)):
-        if value < least:
-            raise InputError(f"{name} must be at least {least}, got {value}")
-    visible = Augment(augment.operations)
-    loader = DetectionLoader(
-        index, images, augment=visible, backend=backend, seed=seed, group_by_aspect=False, pad_last=False
-    )
-    loader.set_epoch(epoch)
-    try:
-        tiles = []
-        for batch in islice(loader, count):
-            (target,) = batch.targets
-            image = np.ascontiguousarray(batch.images[0].permute(1, 2, 0).numpy())
-            operations = describe_operations(visible, loader.plan(target.sample, epoch), seed)
-            tiles.append(_tile(image, target, index.class_names, operations))
-    finally:
-        loader.close()
+    if columns < 1:
+        raise InputError(f"columns must be at least 1, got {columns}")
+    tiles = [
+        _tile(sample, index.class_names)
+        for sample in preview_samples(index, images, augment, count=count, seed=seed, epoch=epoch, backend=backend)
+    ]
     return _arrange(tiles, min(columns, len(tiles)))
-
-
-def describe_operations(augment: Augment, plan: SamplePlan, seed: int) -> list[str]:
-    """Says what was drawn for a sample, by drawing it once more.
-
-    Args:
-        augment: What the plan was drawn from.
-        plan: The sample's.
-        seed: That it was drawn with.
-
-    Returns:
-        A text for each operation that did something, in order: ``Rotate -21.0°``, ``Translate 100 px left`` ...
-    """
-    log: list[str] = []
-    logging = Augment([_logged(operation, log) for operation in augment.operations])
-    logging.draw(plan.source_size, seed=seed, epoch=plan.epoch, sample=plan.sample, image=plan.image)
-    return log
 
 
 def recipe_augment(recipe: Recipe) -> Augment:
@@ -181,68 +148,15 @@ def write_image(path: Path, image: NDArray[np.uint8]) -> None:
     write_whole(path, encoded.tobytes())
 
 
-@dataclass(frozen=True)
-class _Logged(Operation):
-    """An operation that writes down what it did."""
-
-    operation: Operation
-    log: list[str]
-
-    def apply(self, draft: Draft) -> None:
-        matrix, size, steps = draft.matrix, draft.size, len(draft.photometric)
-        self.operation.apply(draft)
-        if draft.matrix is not matrix:
-            self.log.append(_describe(self.operation, compose(invert(matrix), draft.matrix), size, draft.size))
-        for _, magnitude in draft.photometric[steps:]:
-            name = type(self.operation).__name__
-            self.log.append(name if isinstance(self.operation, Equalize) else f"{name} {magnitude:.2f}")
-
-
-def _logged(operation: Operation, log: list[str]) -> Operation:
-    if isinstance(operation, AutoAugment):
-        policies = [[_logged(inner, log) for inner in policy] for policy in operation.policies]
-        return replace(operation, policies=policies)
-    return _Logged(operation, log)
-
-
-def _describe(operation: Operation, step: NDArray[np.float64], before: Size, after: Size) -> str:
-    """One geometric operation in words.
-
-    Args:
-        operation: Which.
-        step: What it did, (2, 3).
-        before: Height and width of the image that came to it.
-        after: Height and width of the image that it left.
-    """
-    (a, b, dx), (c, _, dy) = step.tolist()
-    match operation:
-        case Rotate():
-            zoom = f" x{math.hypot(a, c):.2f}" if operation.scale != 1 else ""
-            return f"Rotate {math.degrees(math.atan2(c, a)):+.1f}°{zoom}"
-        case Translate() if operation.direction == "horizontal":
-            return f"Translate {abs(dx):.0f} px {'right' if dx > 0 else 'left'}"
-        case Translate():
-            return f"Translate {abs(dy):.0f} px {'down' if dy > 0 else 'up'}"
-        case Shear():
-            return f"Shear {b if operation.direction == 'horizontal' else c:+.2f} {operation.direction}"
-        case Resize():
-            return f"Resize {before[1]}x{before[0]} to {after[1]}x{after[0]}"
-        case RandomFlip():
-            return f"Flip {operation.direction}"
-        case _:
-            return type(operation).__name__
-
-
-def _tile(
-    image: NDArray[np.uint8], target: Target, class_names: Sequence[str], operations: list[str]
-) -> NDArray[np.uint8]:
+def _tile(sample: PreviewSample, class_names: Sequence[str]) -> NDArray[np.uint8]:
     """One sample, shrunk to a tile before anything is drawn, so that lines and letters stay sharp."""
+    target = sample.target
     height, width = target.size
     shrink = min(1.0, TILE_WIDTH / width, TILE_HEIGHT / height)
     tile_width, tile_height = max(1, round(width * shrink)), max(1, round(height * shrink))
     matrix = scaling(tile_width / width, tile_height / height)
     sides = np.array([tile_width / width, tile_height / height] * 2)
-    shrunk = cv2.resize(image[:height, :width], (tile_width, tile_height), interpolation=cv2.INTER_AREA)
+    shrunk = cv2.resize(sample.image, (tile_width, tile_height), interpolation=cv2.INTER_AREA)
     tile = draw_instances(
         shrunk.astype(np.uint8, copy=False),
         target.boxes.numpy() * sides,
@@ -254,7 +168,7 @@ def _tile(
     left = (TILE_WIDTH - tile_width) // 2
     framed = np.full((tile_height, TILE_WIDTH, 3), BACKGROUND, dtype=np.uint8)
     framed[:, left : left + tile_width] = tile
-    lines = [Path(target.file_name).name, ", ".join(operations) or "as it is"]
+    lines = [Path(target.file_name).name, ", ".join(sample.operations) or "as it is"]
     return np.concatenate([framed, draw_caption(TILE_WIDTH, lines)])
 
 

@@ -17,7 +17,8 @@ from dpipe.draw import class_colour
 from dpipe.errors import InputError
 from dpipe.geometric import RandomFlip, Resize, Rotate, Shear, Translate
 from dpipe.policy import Augment, AutoAugment, Normalize
-from dpipe.preview import DEFAULT_AUGMENT, GAP, TILE_WIDTH, contact_sheet, describe_operations, write_image
+from dpipe.preview import DEFAULT_AUGMENT, GAP, TILE_WIDTH, contact_sheet, write_image
+from dpipe.preview_samples import describe_operations
 
 PALE = np.array((200, 200, 255))
 
