@@ -2,26 +2,21 @@
 
 from __future__ import annotations
 
-import math
 import os
-from array import array
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from itertools import chain
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields
 from pathlib import Path, PureWindowsPath
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import orjson
 from numpy.typing import NDArray
 
 from dpipe.errors import InputError
-from dpipe.polygon_coco import LARGEST_COORDINATE
 from dpipe.polygons import Polygons
-from dpipe.problems import shorten
 from dpipe.ragged import offsets_of
 
-Record = dict[str, Any]
+if TYPE_CHECKING:
+    from dpipe.array_file import MappedArrays
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,6 +42,7 @@ class CocoIndex:
         annotation_ids: (M,) int64.
         polygons: M instances; no rings where the file has no segmentation.
         left_out: How many annotations have no row, because their box is empty or wholly outside of the image.
+        mapped: The file that the arrays are mapped from, read-only; None where they are in memory.
     """
 
     path: Path
@@ -64,6 +60,7 @@ class CocoIndex:
     annotation_ids: NDArray[np.int64]
     polygons: Polygons
     left_out: int = 0
+    mapped: MappedArrays | None = field(default=None, repr=False)
 
     def __len__(self) -> int:
         return len(self.image_ids)
@@ -81,15 +78,25 @@ class CocoIndex:
         return f"annotations left out, as their boxes are empty or outside of their images: {self.left_out}"
 
     @classmethod
-    def load(cls, path: str | os.PathLike[str], *, classes: Sequence[str] | None = None) -> CocoIndex:
+    def load(
+        cls, path: str | os.PathLike[str], *, classes: Sequence[str] | None = None, cache: bool = True
+    ) -> CocoIndex:
         """Reads a COCO instances JSON and checks it whole.
 
         An annotation whose box has no width or no height, or lies wholly outside of its image, has nothing to learn
         from and gets no row (``left_out`` counts them). Everything else that is wrong is an error.
 
+        The arrays of a file of 8 MB or more are stored, and mapped read-only from there the next time: in
+        milliseconds, and shared by all processes. They are known by the JSON's content, so a copy or a touched file
+        finds them too; while size, times and inode stay as they were, the content is not read to tell. They lie in
+        ``$DPIPE_CACHE_DIR``, by default ``$XDG_CACHE_HOME/dpipe`` or ``~/.cache/dpipe``; what was not used for two
+        months, or is the oldest of more than 4 GB, is removed. Where that folder cannot be written (or the variable
+        is empty), everything works without. It may be shared by users who trust each other.
+
         Args:
             path: The JSON file.
             classes: The class names that are expected, in order.
+            cache: Whether to use stored arrays, and to store them.
 
         Raises:
             InputError: The file cannot be read or is not COCO JSON; a record lacks a key or holds a value of the wrong
@@ -97,7 +104,25 @@ class CocoIndex:
                 there; a box has a negative width or height; a coordinate is too large for float32; a segmentation is
                 malformed; the categories are not ``classes``.
         """
-        return _Reader(Path(path)).read(classes)
+        # These modules make an index; they build on this one.
+        if cache:
+            from dpipe.coco_cache import load_index
+        else:
+            from dpipe.coco_read import load_index
+        index = load_index(Path(path))
+        if classes is not None and tuple(classes) != index.class_names:
+            raise InputError(
+                f"{path}: has the classes {list(index.class_names)}, expected were {list(classes)}, in this order"
+            )
+        return index
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Arrays that are mapped from a file are mapped again by who unpickles them, not copied."""
+        if self.mapped is not None:
+            from dpipe.coco_cache import reduced
+
+            return reduced(self, self.mapped)
+        return type(self), tuple(getattr(self, field.name) for field in fields(self))
 
     def aspect_groups(self) -> NDArray[np.int64]:
         """(N,) int64: 0 for portrait images (narrower than high), 1 for all others."""
@@ -124,212 +149,3 @@ def image_path(root: str | os.PathLike[str], file_name: str) -> Path:
             f"image file name {file_name!r} leaves the image folder {root}: a relative path below it was expected"
         )
     return Path(root, file_name)
-
-
-class _Reader:
-    """Reads one JSON; knows its path for messages."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def read(self, classes: Sequence[str] | None) -> CocoIndex:
-        images, annotations, categories = self.records()
-        names = self.strings(categories, "category", "name")
-        if len(set(names)) < len(names):
-            twice = max(names, key=names.count)
-            self.fail(f"category name {twice!r} occurs {names.count(twice)} times; names must be unique")
-        if classes is not None and tuple(classes) != names:
-            self.fail(f"has the classes {list(names)}, expected were {list(classes)}, in this order")
-        category_ids = self.ids(categories, "category")
-        image_ids = self.ids(images, "image")
-        sizes = np.stack([self.sizes(images, "height"), self.sizes(images, "width")], axis=1)
-        file_names = self.strings(images, "image", "file_name")
-
-        annotation_ids = self.ids(annotations, "annotation")
-        image = self.lookup(annotations, "image_id", image_ids)
-        label = self.lookup(annotations, "category_id", category_ids)
-        boxes = self.boxes(annotations)
-        crowd = self.crowd(annotations)
-        size = sizes[image]
-        # Empty boxes and those without overlap, as the usual toolkits do.
-        seen = (boxes[:, 2:] > boxes[:, :2]).all(axis=1)
-        seen &= (boxes[:, 2:] > 0).all(axis=1) & (boxes[:, :2] < size[:, ::-1]).all(axis=1)
-        rows = np.flatnonzero(seen)
-        rows = rows[np.argsort(image[rows], kind="stable")]
-        ids = annotation_ids[rows]
-        chosen = [annotations[row] for row in rows.tolist()]
-        polygons = Polygons.from_coco(
-            [record.get("segmentation") for record in chosen],
-            size[rows],
-            where=lambda number: f"{self.path}: annotation {ids[number]}",
-        )
-        boxes = boxes[rows]
-        return CocoIndex(
-            path=self.path,
-            class_names=names,
-            category_ids=category_ids,
-            image_ids=image_ids,
-            widths=sizes[:, 1].astype(np.int32),
-            heights=sizes[:, 0].astype(np.int32),
-            file_names=file_names,
-            offsets=offsets_of(np.bincount(image[rows], minlength=len(images))),
-            boxes=boxes.astype(np.float32),
-            labels=label[rows],
-            crowd=crowd[rows],
-            areas=self.areas(chosen, boxes, polygons),
-            annotation_ids=ids,
-            polygons=polygons,
-            left_out=len(annotations) - len(rows),
-        )
-
-    def fail(self, problem: str) -> NoReturn:
-        raise InputError(f"{self.path}: {problem}")
-
-    def records(self) -> tuple[list[Record], list[Record], list[Record]]:
-        """The three lists of the file: images, annotations, categories."""
-        try:
-            data = orjson.loads(self.path.read_bytes())
-        except orjson.JSONDecodeError as error:
-            self.fail(f"is not valid JSON: {error}")
-        except OSError as error:
-            self.fail(f"cannot be read: {error.strerror or error}")
-        if not isinstance(data, dict):
-            self.fail(f"holds a {type(data).__name__}; an object with images, annotations and categories was expected")
-        lists = []
-        for key in ("images", "annotations", "categories"):
-            if key not in data:
-                self.fail(f"has no key {key!r}; COCO JSON has images, annotations and categories")
-            if not isinstance(data[key], list):
-                self.fail(f"{key!r} is a {type(data[key]).__name__}; a list was expected")
-            for index, record in enumerate(data[key]):
-                if not isinstance(record, dict):
-                    self.fail(f"entry {index} of {key!r} is a {type(record).__name__}; an object was expected")
-            lists.append(data[key])
-        return lists[0], lists[1], lists[2]
-
-    def name(self, kind: str, records: list[Record], index: int) -> str:
-        """A record for a message: by its id where it has one."""
-        identity = records[index].get("id")
-        return f"{kind} {identity}" if identity is not None else f"entry {index} of the {kind} list"
-
-    def column(self, records: list[Record], kind: str, key: str, fits: Callable[[Any], bool], wanted: str) -> list[Any]:
-        """One value of each record; the first that is missing or does not fit is an error."""
-        for index, record in enumerate(records):
-            if key not in record:
-                self.fail(f"{self.name(kind, records, index)} has no {key!r}")
-            if not fits(record[key]):
-                self.fail(
-                    f"{self.name(kind, records, index)}: {key!r} is {shorten(record[key])}; {wanted} was expected"
-                )
-        return [record[key] for record in records]
-
-    def strings(self, records: list[Record], kind: str, key: str) -> tuple[str, ...]:
-        """A text of each record."""
-        values = [record.get(key) for record in records]
-        if set(map(type, values)) - {str}:
-            self.column(records, kind, key, lambda value: isinstance(value, str), "a string")
-        return tuple(values)  # type: ignore[arg-type]
-
-    def integers(self, records: list[Record], kind: str, key: str) -> NDArray[np.int64]:
-        """(n,) a whole number of each record."""
-        try:
-            # array is as fast as numpy and takes nothing but integers.
-            return np.array(array("q", [record[key] for record in records]), dtype=np.int64)
-        except (KeyError, TypeError, OverflowError):
-            self.column(records, kind, key, _is_int64, "a whole number")
-            raise
-
-    def ids(self, records: list[Record], kind: str) -> NDArray[np.int64]:
-        """(n,) the ids, each of which occurs once."""
-        ids = self.integers(records, kind, "id")
-        unique, counts = np.unique(ids, return_counts=True)
-        if len(unique) < len(ids):
-            self.fail(f"{kind} id {unique[np.argmax(counts > 1)]} occurs {counts.max()} times; ids must be unique")
-        return ids
-
-    def sizes(self, images: list[Record], key: str) -> NDArray[np.int64]:
-        """(N,) heights or widths."""
-        values = self.integers(images, "image", key)
-        if (values <= 0).any() or (values >= 2**31).any():
-            index = int(np.argmax((values <= 0) | (values >= 2**31)))
-            self.fail(
-                f"image {images[index]['id']}: {key!r} is {values[index]}; a positive number of pixels was expected"
-            )
-        return values
-
-    def lookup(self, annotations: list[Record], key: str, ids: NDArray[np.int64]) -> NDArray[np.int64]:
-        """(n,) the place in ``ids`` that each annotation's ``key`` points to."""
-        values = self.integers(annotations, "annotation", key)
-        order = np.argsort(ids)
-        place = np.searchsorted(ids[order], values)
-        found = place < len(ids)
-        found[found] = ids[order][place[found]] == values[found]
-        if not found.all():
-            index = int(np.argmin(found))
-            kind = "images" if key == "image_id" else "categories"
-            self.fail(f"annotation {annotations[index]['id']}: {key!r} is {values[index]}, which is not in {kind!r}")
-        return order[place]
-
-    def boxes(self, annotations: list[Record]) -> NDArray[np.float64]:
-        """(n, 4) xyxy boxes."""
-        wanted = "[x, y, width, height] of finite numbers, width and height not negative,"
-        try:
-            values = [record["bbox"] for record in annotations]
-            boxes = np.array(array("d", chain.from_iterable(values)), dtype=np.float64)
-            well_formed = all(len(value) == 4 for value in values)
-        except (KeyError, TypeError, OverflowError):
-            well_formed = False
-        if not well_formed or not np.isfinite(boxes).all() or (boxes.reshape(-1, 4)[:, 2:] < 0).any():
-            self.column(annotations, "annotation", "bbox", _is_box, wanted)
-        boxes = boxes.reshape(-1, 4)
-        if (np.abs(boxes) > LARGEST_COORDINATE).any():
-            index = int(np.argmax((np.abs(boxes) > LARGEST_COORDINATE).any(axis=1)))
-            self.fail(
-                f"annotation {annotations[index]['id']}: 'bbox' is {shorten(annotations[index]['bbox'])}; "
-                f"numbers up to {LARGEST_COORDINATE:g} were expected"
-            )
-        boxes[:, 2:] += boxes[:, :2]
-        return boxes
-
-    def crowd(self, annotations: list[Record]) -> NDArray[np.bool_]:
-        """(n,) whether an annotation is an ignore region."""
-        crowd = np.zeros(len(annotations), dtype=np.bool_)
-        for key in ("iscrowd", "ignore", "difficult"):
-            values = [record.get(key) for record in annotations]
-            # By type first: a list has no hash.
-            if set(map(type, values)) - {int, bool, float, type(None)} or set(values) - {0, 1, None}:
-                self.column(
-                    [record for record in annotations if record.get(key) is not None],
-                    "annotation",
-                    key,
-                    lambda value: isinstance(value, (int, float)) and value in (0, 1),
-                    "0 or 1",
-                )
-            crowd |= np.array([bool(value) for value in values], dtype=np.bool_)
-        return crowd
-
-    def areas(self, annotations: list[Record], boxes: NDArray[np.float64], polygons: Polygons) -> NDArray[np.float64]:
-        """(M,) areas; see ``CocoIndex``."""
-        given = [record.get("area") for record in annotations]
-        if set(map(type, given)) - {int, float, type(None)}:
-            stated = [record for record in annotations if record.get("area") is not None]
-            self.column(stated, "annotation", "area", _is_number, "a number")
-        areas = np.array(given, dtype=np.float64)  # None reads as nan
-        missing = np.isnan(areas)
-        if missing.any():
-            traced = polygons.areas()
-            box_areas = (boxes[:, 2:] - boxes[:, :2]).prod(axis=1)
-            areas[missing] = np.where(np.diff(polygons.instance_offsets) > 0, traced, box_areas)[missing]
-        return areas
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and math.isfinite(value)
-
-
-def _is_int64(value: Any) -> bool:
-    return isinstance(value, int) and -(2**63) <= value < 2**63
-
-
-def _is_box(value: Any) -> bool:
-    return isinstance(value, list) and len(value) == 4 and all(map(_is_number, value)) and min(value[2:]) >= 0

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import os
+import secrets
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 from dpipe.errors import InputError
 
@@ -37,7 +41,7 @@ def check_writable_file(path: Path) -> None:
 
 
 def write_whole(path: Path, content: bytes | str) -> None:
-    """Writes a file under a temporary name, flushes it to the disk and renames it.
+    """Writes a file, whole or not at all.
 
     Args:
         path: The file, replaced if it exists. Its folder exists.
@@ -46,11 +50,25 @@ def write_whole(path: Path, content: bytes | str) -> None:
     Raises:
         OSError: If that does not work; it names ``path``.
     """
-    data = content.encode() if isinstance(content, str) else content
-    unfinished = path.with_name(f".{path.name}-{os.getpid()}")
+    with whole_file(path) as file:
+        file.write(content.encode() if isinstance(content, str) else content)
+
+
+@contextmanager
+def whole_file(path: Path) -> Iterator[BinaryIO]:
+    """A file to write to under a temporary name, which is flushed to the disk and renamed at the end.
+
+    Args:
+        path: The file, replaced if it exists. Its folder exists.
+
+    Raises:
+        OSError: If that does not work; it names ``path``.
+    """
+    # A number too, as process ids are those of one machine, and folders are shared by several.
+    unfinished = path.with_name(f".{path.name}-{os.getpid()}-{secrets.token_hex(4)}")
     try:
-        with unfinished.open("wb") as file:
-            file.write(data)
+        with unfinished.open("xb") as file:
+            yield file
             file.flush()
             os.fsync(file.fileno())
         unfinished.replace(path)

@@ -40,7 +40,9 @@ class FlatLists(NamedTuple):
 
     def are_polygons(self) -> bool:
         """Whether all numbers come in pairs and are coordinates."""
-        return not (self.ring_lengths % 2).any() and bool((np.abs(self.numbers) <= LARGEST_COORDINATE).all())
+        # Each a single pass without an array; of nan both are nan.
+        low, high = self.numbers.min(initial=0.0), self.numbers.max(initial=0.0)
+        return not (self.ring_lengths % 2).any() and bool(low >= -LARGEST_COORDINATE and high <= LARGEST_COORDINATE)
 
 
 def read_segmentations(segmentations: Sequence[Any], sizes: ArrayLike | None, where: Where | None) -> Arrays:
@@ -251,17 +253,28 @@ def _decompress(texts: list[bytes]) -> tuple[Ints, Ints]:
 
 def _merge(polygons: Arrays, traced: list[Arrays], masks: Ints) -> Arrays:
     """Instances read from lists (none for masks) and those traced, in the order of the file."""
-    vertices = np.concatenate([polygons[0], *(arrays[0] for arrays in traced)])
-    vertex_counts = np.concatenate([np.diff(polygons[1]), *(np.diff(arrays[1]) for arrays in traced)])
-    ring_counts = np.diff(polygons[2])
+    vertices = np.concatenate([arrays[0] for arrays in traced])
+    vertex_counts = np.concatenate([np.diff(arrays[1]) for arrays in traced])
     mask_rings = np.concatenate([np.diff(arrays[2]) for arrays in traced])
-    holes = np.concatenate([polygons[3], *(arrays[3] for arrays in traced)])
-    first_ring = offsets_of(ring_counts)[:-1]
-    first_ring[masks] = int(ring_counts.sum()) + offsets_of(mask_rings)[:-1]
+    holes = np.concatenate([arrays[3] for arrays in traced])
+    # Each mask is cut in before the ring, and the vertex, that the lists go on with.
+    ring_cuts, mask_ring_cuts = polygons[2][masks], offsets_of(mask_rings)
+    cuts, mask_cuts = polygons[1][ring_cuts], offsets_of(vertex_counts)[mask_ring_cuts]
+    ring_counts = np.diff(polygons[2])
     ring_counts[masks] = mask_rings
-    rings = ranges(first_ring, ring_counts)
-    chosen = ranges(offsets_of(vertex_counts)[rings], vertex_counts[rings])
-    return vertices[chosen], offsets_of(vertex_counts[rings]), offsets_of(ring_counts), holes[rings]
+    return (
+        _cut_in(polygons[0], cuts, vertices, mask_cuts),
+        offsets_of(_cut_in(np.diff(polygons[1]), ring_cuts, vertex_counts, mask_ring_cuts)),
+        offsets_of(ring_counts),
+        _cut_in(polygons[3], ring_cuts, holes, mask_ring_cuts),
+    )
+
+
+def _cut_in(array: NDArray[Any], cuts: Ints, inserted: NDArray[Any], offsets: Ints) -> NDArray[Any]:
+    """``array`` with ``inserted[offsets[i]:offsets[i+1]]`` before its element ``cuts[i]``, for every i in order."""
+    between = np.split(array, cuts)
+    groups = np.split(inserted, offsets[1:-1])
+    return np.concatenate([part for pair in zip(between, groups, strict=False) for part in pair] + between[-1:])
 
 
 def _is_size(value: Any) -> bool:
