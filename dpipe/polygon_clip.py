@@ -194,10 +194,19 @@ def _group(cut: list[Ring], uncut: list[Ring]) -> list[Part]:
         for other in near:
             if part_of[other] != part_of[number] and _rings_overlap(rings[number], rings[other]):
                 part_of = [part_of[number] if part == part_of[other] else part for part in part_of]
-    parts: dict[int, Part] = {}
-    for part, ring in zip(part_of, rings, strict=True):
-        parts.setdefault(part, []).append(ring)
-    return list(parts.values())
+    members: dict[int, list[int]] = {}
+    for number, part in enumerate(part_of):
+        members.setdefault(part, []).append(number)
+    parts = [[rings[number] for number in some] for some in members.values()]
+    for some, part in zip(members.values(), parts, strict=True):
+        if len(some) > 1 and (some[1] < len(cut) or not cut):
+            part.sort(key=_area, reverse=True)  # of rings that cross the largest is the outer one
+    return parts
+
+
+def _area(ring: Ring) -> float:
+    """Area by the shoelace formula."""
+    return abs(float(_cross(ring - ring[0], np.roll(ring, -1, axis=0) - ring[0]).sum())) / 2
 
 
 def _contained(points: Ring, ring: Ring) -> NDArray[np.bool_]:

@@ -157,15 +157,18 @@ class Polygons:
         return boxes
 
     def areas(self) -> NDArray[np.float64]:
-        """(I,) float64 areas in square pixels: outer rings less their holes.
+        """(I,) float64 areas in square pixels: outer rings less their holes, and never less than nothing.
 
         Parts of one instance that overlap count twice, and a ring that crosses itself counts by its winding, as in
         every tool that measures polygons by their vertices; count ``to_bitmaps`` where that matters.
         """
         if not len(self.holes):
             return np.zeros(len(self))
-        signed = np.where(self.holes, -1.0, 1.0) * self._ring_areas()
-        sums = np.bincount(group_numbers(self.instance_offsets), weights=signed, minlength=len(self))
+        outer = np.flatnonzero(~self.holes)
+        parts = np.add.reduceat(np.where(self.holes, -1.0, 1.0) * self._ring_areas(), outer)
+        instance = group_numbers(self.instance_offsets)[outer]
+        # Rings that crossed each other where they were clipped are one part, whatever the size of its holes.
+        sums = np.bincount(instance, weights=np.maximum(parts, 0.0), minlength=len(self))
         return np.asarray(sums, dtype=np.float64)
 
     def to_bitmaps(self, height: int, width: int) -> NDArray[np.uint8]:

@@ -33,6 +33,13 @@ def test_a_pixel_is_on_when_its_centre_is_inside() -> None:
     np.testing.assert_array_equal(bitmaps[0], expected)
 
 
+def test_a_centre_on_an_upright_or_level_edge_belongs_to_what_is_right_of_it_or_below() -> None:
+    square = Polygons.from_coco([[[0.5, 0.5, 3.5, 0.5, 3.5, 2.5, 0.5, 2.5]]])
+    expected = np.zeros((4, 5), dtype=np.uint8)
+    expected[:2, :3] = 1
+    np.testing.assert_array_equal(square.to_bitmaps(4, 5)[0], expected)
+
+
 def test_bitmaps_agree_with_a_test_of_every_pixel() -> None:
     rng = np.random.default_rng(2)
     rings = [rng.uniform(-5, 35, (7, 2)) for _ in range(12)]  # rings that cross themselves and leave the image
