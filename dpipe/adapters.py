@@ -12,6 +12,7 @@ import torch
 
 from dpipe.batch import Batch
 from dpipe.errors import InputError
+from dpipe.polygon_torch import bitmaps_on
 from dpipe.polygons import Polygons
 from dpipe.target import Target
 
@@ -151,7 +152,9 @@ def bitmaps(target: Target, height: int, width: int) -> torch.Tensor:
     if target.masks is None:  # nor instances
         return torch.zeros((0, height, width), dtype=torch.uint8, device=device)
     if isinstance(target.masks, Polygons):
-        return torch.from_numpy(target.masks.to_bitmaps(height, width)).to(device)
+        if device.type == "cuda":
+            return bitmaps_on(target.masks, height, width, device)
+        return torch.from_numpy(target.masks.to_bitmaps(height, width))
     padding = (0, width - target.masks.shape[2], 0, height - target.masks.shape[1])
     return torch.nn.functional.pad(target.masks.to(torch.uint8), padding)
 
