@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from dpipe.commands import check, convert, preview, transcode
+from dpipe.commands import check, convert, preview, stats, transcode
 
 app = typer.Typer(
     help="Convert data sets into COCO JSON, check them, and look at what a trainer will see.",
@@ -14,6 +14,7 @@ app = typer.Typer(
 app.add_typer(convert.app, name="convert")
 app.command("preview")(preview.preview)
 app.command("transcode", epilog=transcode.EPILOG)(transcode.transcode)
+app.command("stats")(stats.stats)
 app.command("check")(check.check)
 
 

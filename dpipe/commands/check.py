@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from dpipe.cli_errors import one_line_errors
+from dpipe.cli_text import printable
 
 if TYPE_CHECKING:
     from dpipe.check import CheckReport
@@ -68,7 +69,7 @@ def _show(report: CheckReport) -> None:
             # Names in a data set may hold anything, rich's own markup too.
             style = "bold red" if severity == "error" else "yellow"
             table.add_row(
-                Text(severity, style), kind, f"{count:,}", {**ERRORS, **WARNINGS}[kind], Text(_printable(examples))
+                Text(severity, style), kind, f"{count:,}", {**ERRORS, **WARNINGS}[kind], Text(printable(examples))
             )
         Console(highlight=False).print(table)
     looked = "" if report.decoded else ", whose pixels were not decoded"
@@ -83,10 +84,3 @@ def _describe(finding: Finding) -> str:
     number = "" if finding.annotation is None else f"#{finding.annotation}"
     where = " ".join(filter(None, (finding.image, number)))
     return f"{where} ({finding.detail})" if where and finding.detail else where or finding.detail
-
-
-def _printable(text: str) -> str:
-    """Control characters, but for line ends, and halves of surrogate pairs as escapes: a terminal obeys them."""
-    return "".join(
-        sign if sign.isprintable() or sign == "\n" else sign.encode("unicode_escape").decode() for sign in text
-    )
