@@ -10,10 +10,11 @@ import numpy as np
 from PIL import Image
 
 from dpipe.errors import BadSampleError
-from dpipe.jpeg import JPEG_START, DamagedJpegError, decode_jpeg, jpeg_is_complete, jpeg_size
+from dpipe.jpeg import JPEG_END, JPEG_START, DamagedJpegError, decode_jpeg, jpeg_is_complete, jpeg_size
 from dpipe.memory import Scratch
 from dpipe.plan import Size
 
+JPEG2000_STARTS = (b"\x00\x00\x00\x0cjP  \r\n\x87\n", b"\xff\x4f\xff\x51")  # in boxes, and bare
 PNG_START, PNG_END = b"\x89PNG\r\n\x1a\n", b"IEND\xae\x42\x60\x82"
 EXIF_ORIENTATION = 0x0112
 UNREADABLE = "no image in a known format, or corrupt"
@@ -148,6 +149,8 @@ def _read(path: Path, sample: int | None) -> bytes:
         raise BadSampleError(path, "truncated JPEG: its end-of-image marker is missing", sample)
     if data.startswith(PNG_START) and data.rfind(PNG_END) < 0:
         raise BadSampleError(path, "truncated PNG: its end chunk is missing", sample)
+    if data.startswith(JPEG2000_STARTS) and data.rfind(JPEG_END) < 0:  # the two formats share the marker
+        raise BadSampleError(path, "truncated JPEG 2000: its end marker is missing", sample)
     if data.startswith(b"RIFF") and len(data) < 8 + int.from_bytes(data[4:8], "little"):
         raise BadSampleError(path, "truncated WebP: it is shorter than its header says", sample)
     return data

@@ -67,5 +67,6 @@ def _halved(image: np.ndarray, halvings: tuple[int, int], scratch: Scratch) -> n
             image = cv2.copyMakeBorder(image, 0, below, 0, right, cv2.BORDER_REPLICATE)
         size = (image.shape[0] // factor_y, image.shape[1] // factor_x)
         half = scratch.array(f"halved {step % 2}", (*size, 3))
-        image = cv2.resize(image, size[::-1], dst=half, interpolation=cv2.INTER_AREA)
+        # At a factor of two this is the mean, rounded half up: INTER_AREA rounds half to even along a single axis.
+        image = cv2.resize(image, size[::-1], dst=half, interpolation=cv2.INTER_LINEAR)
     return image

@@ -102,15 +102,14 @@ class OpenCVBackend:
         """Waits for a batch; what cannot be used is closed up."""
         bad: list[tuple[int, BadSampleError]] = []
         for place, task in enumerate(tasks):
-            try:
-                task.result()
-            except BadSampleError as error:
-                if self.on_bad_sample == "fail":
-                    raise
-                bad.append((place, error.with_traceback(None)))  # its frames hold the batch
-            else:
+            error = task.exception()
+            if error is None:
                 if bad:
                     images[place - len(bad)] = images[place]
+            elif isinstance(error, BadSampleError) and self.on_bad_sample == "skip":
+                bad.append((place, error.with_traceback(None)))  # its frames hold the batch
+            else:
+                raise error
         return BatchImages(images[: len(tasks) - len(bad)].permute(0, 3, 1, 2), tuple(bad))  # channels_last, no copy
 
     def _fill(self, out: np.ndarray, plan: SamplePlan, scratch: _ScratchOfThread) -> None:

@@ -40,7 +40,7 @@ def assert_bad(path: Path, reason: str, size: tuple[int, int] = (HEIGHT, WIDTH))
         assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("suffix", [".png", ".jpg", ".webp", ".bmp"])
+@pytest.mark.parametrize("suffix", [".png", ".jpg", ".webp", ".jp2", ".bmp"])
 def test_images_are_rgb(tmp_path: Path, pixels: np.ndarray, suffix: str) -> None:
     path = save(pixels, tmp_path / f"a{suffix}")
     image = decode_image(path, (HEIGHT, WIDTH))
@@ -140,7 +140,7 @@ def test_formats_that_only_opencv_knows(tmp_path: Path, pixels: np.ndarray) -> N
         decode_image(path, (24, 24))
 
 
-@pytest.mark.parametrize("suffix", [".png", ".jpg", ".webp"])
+@pytest.mark.parametrize("suffix", [".png", ".jpg", ".webp", ".jp2"])
 @pytest.mark.parametrize("share", [0.5, 0.98])
 def test_truncated_files(tmp_path: Path, suffix: str, share: float) -> None:
     noise = np.random.default_rng(0).integers(0, 256, (HEIGHT, WIDTH, 3)).astype(np.uint8)
