@@ -15,19 +15,11 @@ from dpipe.backends.opencv import OpenCVBackend
 from dpipe.colours import Color, Equalize
 from dpipe.decode import decode_image
 from dpipe.errors import BadSampleError
-from dpipe.geometric import RandomFlip, Resize, Rotate, Shear, Translate
-from dpipe.geometry import pixel_centre_matrix, transform_points
-from dpipe.operation import Operation
+from dpipe.geometric import RandomFlip, Resize, Rotate
 from dpipe.plan import SamplePlan
 from dpipe.policy import Augment, Normalize, Pad
-from dpipe.resample import resample
 
-SIZE = (180, 260)
 MEAN, STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
-
-
-def draw(*operations: Operation, size: tuple[int, int] = SIZE, sample: int = 0) -> SamplePlan:
-    return Augment(operations).draw(size, seed=1, epoch=0, sample=sample)
 
 
 def threads_of_the_backend() -> list[str]:
@@ -51,65 +43,6 @@ def images_of(stream: Iterable[BatchImages]) -> list[torch.Tensor]:
 
 def plans_of(augment: Augment, images: list[np.ndarray]) -> list[SamplePlan]:
     return [augment.draw(image.shape[:2], seed=0, epoch=0, sample=n) for n, image in enumerate(images)]
-
-
-@pytest.mark.parametrize(
-    "operations",
-    [
-        [RandomFlip(prob=1)],
-        [RandomFlip(prob=1, direction="vertical")],
-        [Resize((400, 300))],
-        [Resize((131, 300), keep_ratio=False), RandomFlip(prob=1)],
-        [Rotate(10, prob=1)],
-        [Translate(1, prob=1), Shear(5, prob=1)],
-        [Rotate(5, prob=1, scale=1.2), Translate(1, prob=1), Resize((400, 300)), RandomFlip(prob=1)],
-        [Shear(8, prob=1, direction="vertical"), Resize((200, 110)), RandomFlip(prob=1)],
-        [Rotate(10, prob=1, max_rotate_angle=90), Resize((290, 310), keep_ratio=False)],
-    ],
-)
-def test_dots_come_out_where_the_matrix_says(operations: list[Operation]) -> None:
-    plan = draw(*operations)
-    rows, columns = np.indices(SIZE) + 0.5
-    found = 0
-    for x, y in [(70.5, 60), (180, 70.2), (95, 120), (170, 118), (120, 90)]:
-        # Smooth dots, so that the centre of mass survives shrinking.
-        dot = 255 * np.exp(-((columns - x) ** 2 + (rows - y) ** 2) / 18)
-        ((expected_x, expected_y),) = transform_points([(x, y)], plan.matrix)
-        if not (18 < expected_x < plan.size[1] - 18 and 18 < expected_y < plan.size[0] - 18):
-            continue
-        image = np.repeat(np.rint(dot).astype(np.uint8)[..., None], 3, axis=2)
-        weights = resample(image, replace(plan, fill=(0, 0, 0)))[..., 0].astype(float)
-        out_rows, out_columns = np.indices(weights.shape) + 0.5
-        assert (out_columns * weights).sum() / weights.sum() == pytest.approx(expected_x, abs=0.06)
-        assert (out_rows * weights).sum() / weights.sum() == pytest.approx(expected_y, abs=0.06)
-        found += 1
-    assert found >= 2
-
-
-@pytest.mark.parametrize("scale", [(400, 300), (200, 170), (171, 333)])
-@pytest.mark.parametrize("flips", [[], ["horizontal"], ["vertical"], ["horizontal", "vertical"]])
-def test_a_resize_gives_the_pixels_of_the_warp(scale: tuple[int, int], flips: list[str]) -> None:
-    plan = draw(Resize(scale, keep_ratio=False), *(RandomFlip(prob=1, direction=d) for d in flips))  # type: ignore[arg-type]
-    image = cv2.GaussianBlur(np.random.default_rng(0).integers(0, 256, (*SIZE, 3)).astype(np.uint8), (0, 0), 1.5)
-    size = (plan.size[1], plan.size[0])
-    warped = cv2.warpAffine(image, pixel_centre_matrix(plan.matrix), size, flags=cv2.INTER_LINEAR)
-    inside = np.s_[4:-4, 4:-4]
-    assert np.abs(resample(image, plan)[inside].astype(int) - warped[inside]).max() <= 2
-
-
-def test_nothing_is_interpolated_where_nothing_moves() -> None:
-    image = np.random.default_rng(0).integers(0, 256, (*SIZE, 3)).astype(np.uint8)
-    np.testing.assert_array_equal(resample(image, draw()), image)
-    np.testing.assert_array_equal(resample(image, draw(RandomFlip(prob=1))), image[:, ::-1])
-    moved = resample(image, draw(Translate(1, prob=1, random_negative_prob=0, img_fill_val=(9, 8, 7))))
-    np.testing.assert_array_equal(moved[:, 25:], image[:, :-25])
-    assert (moved[:, :25] == (9, 8, 7)).all()
-
-
-def test_a_quarter_turn_is_exact() -> None:
-    image = np.random.default_rng(0).integers(0, 256, (64, 64, 3)).astype(np.uint8)
-    plan = draw(Rotate(10, prob=1, random_negative_prob=0, max_rotate_angle=90), size=(64, 64))
-    np.testing.assert_array_equal(resample(image, plan), np.rot90(image, -1))
 
 
 def test_batches_are_normalised_and_padded(noise: tuple[list[Path], list[np.ndarray]]) -> None:
@@ -240,3 +173,107 @@ def test_opencv_starts_no_threads_of_its_own(noise: tuple[list[Path], list[np.nd
         assert cv2.getNumThreads() == 1
     finally:
         cv2.setNumThreads(before)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("bgr", [False, True])
+def test_half_precision_is_the_float32_value_rounded(
+    noise: tuple[list[Path], list[np.ndarray]], dtype: torch.dtype, bgr: bool
+) -> None:
+    paths, images = noise
+    augment = Augment([RandomFlip(), Normalize(MEAN, STD, bgr=bgr), Pad(32)])
+    plans = plans_of(augment, images)
+    (exact,) = OpenCVBackend(paths, augment).stream([plans])
+    (half,) = OpenCVBackend(paths, augment, dtype=dtype).stream([plans])
+    assert half.images.dtype == dtype
+    assert half.images.is_contiguous(memory_format=torch.channels_last)
+    assert torch.equal(half.images, exact.images.to(dtype))
+
+
+def test_bad_samples_are_left_out(noise: tuple[list[Path], list[np.ndarray]]) -> None:
+    paths, images = noise
+    augment = Augment([Normalize(MEAN, STD)])
+    plans = plans_of(augment, images)
+    batches = [plans[:3], plans[3:5], plans[5:], [plans[1], plans[0]]]
+    whole = [batch.images for batch in OpenCVBackend(paths, augment).stream(batches)]
+    for number in (1, 3, 5):
+        paths[number].write_bytes(paths[number].read_bytes()[:200])
+    first, second, third, fourth = OpenCVBackend(paths, augment, on_bad_sample="skip").stream(batches)
+
+    assert torch.equal(first.images, whole[0][[0, 2]])  # padded to the size of all plans
+    assert first.images.is_contiguous(memory_format=torch.channels_last)
+    assert torch.equal(second.images, whole[1][1:])
+    assert tuple(third.images.shape) == (0, 3, *padded_size(plans[5:]))
+    assert torch.equal(fourth.images, whole[3][1:])
+    bad = [[place for place, _ in batch.bad] for batch in (first, second, third, fourth)]
+    assert bad == [[1], [0], [0], [0]]
+    ((_, error),) = second.bad
+    assert (error.path, error.reason, error.sample) == (paths[3], "truncated PNG: its end chunk is missing", 3)
+
+
+def test_a_bad_image_is_not_read_again(
+    noise: tuple[list[Path], list[np.ndarray]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    paths, images = noise
+    paths[2].write_text("<html>")
+    read: list[Path] = []
+
+    def decode(path: Path, *arguments: Any) -> np.ndarray:
+        read.append(path)
+        return decode_image(path, *arguments)
+
+    monkeypatch.setattr(opencv, "decode_image", decode)
+    plan = plans_of(Augment([]), images)[2]
+    backend = OpenCVBackend(paths, Augment([]), on_bad_sample="skip", prefetch=0)
+    later = replace(plan, sample=20)
+    found = [batch.bad for _ in range(2) for batch in backend.stream([[plan], [later, later]])]
+    assert read == [paths[2]]
+    assert [[(place, error.sample) for place, error in bad] for bad in found] == [[(0, 2)], [(0, 20), (1, 20)]] * 2
+    assert {error.reason for bad in found for _, error in bad} == {"no image in a known format, or corrupt"}
+    # Where it is an error, it may have been mended.
+    backend = OpenCVBackend(paths, Augment([]))
+    with pytest.raises(BadSampleError):
+        next(backend.stream([[plan]]))
+    cv2.imwrite(str(paths[2]), images[2])
+    assert next(backend.stream([[plan]])).images.shape[0] == 1
+
+
+@pytest.mark.parametrize("normalize", [[], [Normalize(MEAN, STD)]])
+def test_batches_that_are_held_never_change(
+    noise: tuple[list[Path], list[np.ndarray]], normalize: list[Normalize]
+) -> None:
+    """Memory is used again, but only that of batches nobody holds."""
+    paths, images = noise
+    augment = Augment([Rotate(5), Color(8), Resize((120, 80)), RandomFlip(), *normalize])
+    rng = np.random.default_rng(0)
+    batches = [
+        [
+            augment.draw(images[image].shape[:2], seed=0, epoch=0, sample=4 * number + place, image=int(image))
+            for place, image in enumerate(rng.integers(0, 6, 4))
+        ]
+        for number in range(60)
+    ]
+    expected = [batch.images.clone() for batch in OpenCVBackend(paths, augment, threads=1).stream(batches)]
+    held: dict[int, torch.Tensor] = {}
+    addresses = []
+    for number, batch in enumerate(OpenCVBackend(paths, augment, threads=3).stream(batches)):
+        addresses.append(batch.images.data_ptr())
+        if number % 3 == 0:
+            held[number] = batch.images[1:]
+        assert torch.equal(batch.images, expected[number])
+    del batch
+    for number, tensor in held.items():
+        assert torch.equal(tensor, expected[number][1:])
+    assert len(set(addresses)) < len(addresses)
+
+
+def test_errors_hold_no_batch(noise: tuple[list[Path], list[np.ndarray]]) -> None:
+    paths, images = noise
+    paths[0].write_bytes(b"")
+    plans = plans_of(Augment([]), images)
+    backend = OpenCVBackend(paths, Augment([]), on_bad_sample="skip", prefetch=0)
+    errors, addresses = [], set()
+    for batch in backend.stream([plans[:2]] * 20):
+        errors.append(batch.bad[0][1])
+        addresses.add(batch.images.data_ptr())
+    assert len(addresses) < 6
