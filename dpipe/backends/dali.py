@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
+from dpipe.albumentations_op import Albumentations
 from dpipe.backends.base import BatchImages, OnBadSample, padded_size
 from dpipe.backends.dali_errors import file_trouble, find_culprits, probe_inputs
 from dpipe.backends.dali_feed import Feed, Flight, Samples, Source, most_halvings, most_steps
@@ -69,6 +70,8 @@ class DaliBackend:
                 f"the DALI backend needs NVIDIA DALI, which cannot be imported ({error}): "
                 "install nvidia-dali-cuda120 on Linux, or use the opencv backend"
             ) from None
+        if any(isinstance(operation, Albumentations) for operation in augment.every_operation()):
+            raise InputError("Albumentations runs in the opencv backend alone: take that, or leave it out for DALI")
         self.paths = paths
         self.dtype = torch.uint8 if augment.normalize is None else dtype
         self.options = options or DaliOptions()

@@ -145,17 +145,16 @@ class Feed:
             self._ask_for_more()
         try:
             flight = self.prepare()
+            arrays = self._arrays(flight) if flight.usable and self.fits(flight.usable) else None
         except Exception as error:
             self.waiting.clear()
             self.error = error
             raise StopIteration from None
-        if not flight.usable or not self.fits(flight.usable):
+        if arrays is None:
             raise StopIteration
         self.waiting.popleft()
         self.in_flight.append(flight)
-        return graph_inputs(
-            flight.usable, self.samples.paths, padded_size(flight.plans, self.size_divisor), self.slots, self.halvings
-        )
+        return arrays
 
     def prepare(self) -> Flight:
         """Sorts out the first of the batches that wait.
@@ -173,6 +172,10 @@ class Feed:
         """Puts what is in flight back to the front of what waits."""
         self.waiting.extendleft(flight.plans for flight in reversed(self.in_flight))
         self.in_flight.clear()
+
+    def _arrays(self, flight: Flight) -> list[Any]:
+        canvas = padded_size(flight.plans, self.size_divisor)
+        return graph_inputs(flight.usable, self.samples.paths, canvas, self.slots, self.halvings)
 
     def _ask_for_more(self) -> None:
         if self.error is not None:
@@ -206,12 +209,14 @@ def graph_inputs(plans: Plans, paths: Sequence[Path], canvas: Size, slots: int, 
         slots: Photometric steps in the graph.
         halvings: Halvings in the graph.
     """
+    inverses = np.array([invert(plan.halved_matrix) for plan in plans])
     arrays: list[Any] = [
         [np.frombuffer(os.fsencode(paths[plan.image]), dtype=np.uint8) for plan in plans],
         np.array([plan.source_size for plan in plans], dtype=np.int32),
-        np.array([invert(plan.halved_matrix) for plan in plans], dtype=np.float32),
+        inverses.astype(np.float32),
         np.array([plan.size for plan in plans], dtype=np.float32),
         np.array([plan.resize_flips is None for plan in plans], dtype=np.int32),
+        np.array([output_corners(*each) for each in zip(inverses, plans, strict=True)], dtype=np.float32),
         np.array([plan.fill for plan in plans], dtype=np.int16)[:, None, None],
         np.array([canvas] * len(plans), dtype=np.float32),
     ]
@@ -228,6 +233,17 @@ def graph_inputs(plans: Plans, paths: Sequence[Path], canvas: Size, slots: int, 
                 steps[sample, slot], weights[sample, slot] = photometric_step(operation)
         arrays += [steps, weights]
     return arrays
+
+
+def output_corners(inverse: np.ndarray, plan: SamplePlan) -> np.ndarray:
+    """Returns where the first and the last corner of the output lie, (2, 2), rows of (y, x).
+
+    Args:
+        inverse: Output to halved source. Shape (2, 3).
+        plan: Tells the size of the output.
+    """
+    height, width = plan.size
+    return (inverse @ [[0, width], [0, height], [1, 1]])[::-1].T
 
 
 def halved_sizes(plan: SamplePlan, count: int) -> np.ndarray:

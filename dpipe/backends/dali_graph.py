@@ -28,6 +28,7 @@ _INPUTS = {  # name: (dtype, number of dimensions)
     "matrix": (types.FLOAT, 2),  # (2, 3), output to halved source, continuous coordinates
     "size": (types.FLOAT, 1),  # (height, width) after the warp
     "bordered": (types.INT32, 0),  # 1 where output pixels may lie outside the source
+    "corners": (types.FLOAT, 2),  # (2, 2), (y, x) in the halved source of the output's first and last corners
     "fill": (types.INT16, 3),  # (1, 1, 3), what they are filled with
     "canvas": (types.FLOAT, 1),  # (height, width) after padding
 }
@@ -156,7 +157,7 @@ def _graph(
     inputs = list(_INPUTS.values())
     inputs += list(_HALVING_INPUTS.values()) if halvings else []
     inputs += list(_STEP_INPUTS.values()) if slots else []
-    path, source_size, matrix, size, bordered, fill, canvas, *more = fn.external_source(
+    path, source_size, matrix, size, bordered, corners, fill, canvas, *more = fn.external_source(
         source=source,
         num_outputs=len(inputs),
         dtype=[dtype for dtype, _ in inputs],
@@ -178,7 +179,9 @@ def _graph(
         warped = fn.warp_affine(shifted, matrix=matrix, size=size, fill_value=0.0)
         image = fn.cast(warped + colour, dtype=types.UINT8)
     else:
-        image = fn.warp_affine(source_image, matrix=matrix, size=size)  # border pixels repeat
+        # Mirrored where the corners are; border pixels repeat. On the CPU it is nearer to the truth than a warp, which
+        # adds up its steps in single precision.
+        image = _resize(source_image, size, corners)
 
     for slot in range(slots):
         image = _photometric_step(image, more[-2][slot], more[-1][slot], on_gpu)
@@ -239,18 +242,26 @@ def decoder_arguments(options: DaliOptions, on_gpu: bool, turn: bool) -> dict[st
 def _halve(image: Any, wanted: Any, sizes: Any) -> Any:
     """Takes the mean of each two neighbours along one axis or both, where that is wanted.
 
-    Without antialiasing, a linear interpolation to half of the size reads just between two pixels.
+    Without antialiasing, a linear interpolation to half of the size reads just between two pixels. Means are multiples
+    of a quarter: an eighth more, and those in the middle are rounded up, as OpenCV does.
     """
     if wanted:
-        image = fn.resize(
-            image,
-            size=sizes[1],
-            roi_start=[0.0, 0.0],
-            roi_end=sizes[0],
-            interp_type=types.INTERP_LINEAR,
-            antialias=False,
-        )
+        mean = _resize(image, sizes[1], ([0.0, 0.0], sizes[0]), dtype=types.FLOAT)
+        image = fn.cast(mean + 0.125, dtype=types.UINT8)
     return image
+
+
+def _resize(image: Any, size: Any, corners: Any, **options: Any) -> Any:
+    """Interpolates bilinearly; see ``_INPUTS`` for the corners."""
+    return fn.resize(
+        image,
+        size=size,
+        roi_start=corners[0],
+        roi_end=corners[1],
+        interp_type=types.INTERP_LINEAR,
+        antialias=False,
+        **options,
+    )
 
 
 def _photometric_step(image: Any, step: Any, weights: Any, on_gpu: bool) -> Any:

@@ -19,7 +19,7 @@ def photometric_step(operation: PhotometricStep) -> tuple[int, tuple[float, floa
         InputError: For one that is not one of ``dpipe.photometric``'s.
     """
     if callable(operation):
-        raise InputError(f"{operation!r} cannot run in DALI: use the opencv backend for it")
+        raise InputError(f"DALI has no such operation on colours as {operation!r}: take the opencv backend")
     name, factor = operation
     if name == "equalize":
         return EQUALIZE_STEP, (0.0, 0.0, 0.0)
