@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import typer
 
-from dpipe.commands import check, convert, preview, stats, transcode
+from dpipe.cli_options import several_values
+from dpipe.commands import bench, check, convert, preview, stats, transcode
 
 app = typer.Typer(
     help="Convert data sets into COCO JSON, check them, and look at what a trainer will see.",
@@ -16,6 +17,7 @@ app.command("preview")(preview.preview)
 app.command("transcode", epilog=transcode.EPILOG)(transcode.transcode)
 app.command("stats")(stats.stats)
 app.command("check")(check.check)
+app.command("bench", cls=several_values({"--threads": str.isdecimal}))(bench.bench)
 
 
 def main() -> None:
