@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import dataclasses
+import itertools
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -11,6 +13,7 @@ import torch
 from PIL import Image
 
 from dpipe import geometry
+from dpipe.albumentations_op import Albumentations
 from dpipe.colours import Brightness, Color, Contrast, Equalize
 from dpipe.errors import BadSampleError, InputError
 from dpipe.geometric import RandomFlip, Resize, Rotate, Shear, Translate
@@ -114,6 +117,38 @@ def test_pixels_stay_uint8_without_normalize_and_caffe_order_is_bgr(pictures: li
     assert compare(pictures[:4], [RandomFlip(0.5)], 4, device).max() == 0
     caffe = Normalize((103.53, 116.28, 123.675), (1.0, 2.0, 3.0), bgr=True)
     assert compare(pictures[:4], [RandomFlip(0.5), caffe, Pad(32)], 4, device).max() < 1e-4
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("size", [(100, 80), (67, 50), (66, 81), (30, 201), (13, 10), (3, 2)])
+@pytest.mark.parametrize("turned", [False, True])
+def test_shrinking_by_more_than_two_is_opencvs(
+    pictures: list[Path], size: tuple[int, int], turned: bool, device: str
+) -> None:
+    turn = [Rotate(5, prob=1.0, img_fill_val=FILL)] if turned else []
+    # From one epoch to the next, and within a batch, images need different numbers of halvings.
+    apart = compare(pictures, [*turn, Resize(size, keep_ratio=False), RandomFlip(0.5)], 4, device, epochs=2)
+    assert apart.max() <= 1
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_a_shrunk_image_is_made_of_all_pixels(tmp_path: Path, device: str) -> None:
+    stripes = np.zeros((64, 96, 3), dtype=np.uint8)
+    stripes[:, ::2] = 200  # a bilinear interpolation alone would show some stripes, and others not
+    noise = np.random.default_rng(0).integers(0, 256, (64, 96, 3)).astype(np.uint8)
+    paths = [tmp_path / "stripes.png", tmp_path / "noise.png"]
+    for path, image in zip(paths, (stripes, noise), strict=True):
+        Image.fromarray(image).save(path)
+    for width, height in ((40, 27), (31, 20), (10, 7)):
+        augment = Augment([Resize((width, height), keep_ratio=False)])
+        plans = draw(paths, augment)
+        (made,) = DaliBackend(paths, augment, device=device, max_batch_size=2).stream([plans])
+        assert made.images.shape[2:] == (height, width)
+        assert (made.images[0].int() - 100).abs().max() <= 2
+    augment = Augment([Resize((24, 16), keep_ratio=False)])
+    (made,) = DaliBackend(paths, augment, device=device, max_batch_size=2).stream([draw(paths, augment)])
+    blocks = noise.reshape(16, 4, 24, 4, 3).mean((1, 3))
+    assert np.abs(made.images[1].permute(1, 2, 0).cpu().numpy() - blocks).max() <= 1.25  # rounded twice
 
 
 @pytest.mark.parametrize("device", DEVICES)
@@ -349,6 +384,24 @@ def test_errors_of_the_plans_come_through_in_turn(pictures: list[Path]) -> None:
         next(stream)
 
 
+@pytest.mark.parametrize("policy", [False, True])
+def test_albumentations_are_refused_at_once(pictures: list[Path], policy: bool) -> None:
+    blur = Albumentations([{"type": "Blur", "p": 1.0}])
+    augment = Augment([Resize((64, 48)), AutoAugment([[], [Color(3), blur]]) if policy else blur])
+    with pytest.raises(InputError, match="Albumentations runs in the opencv backend alone"):
+        DaliBackend(pictures, augment)
+
+
+def test_operations_that_dali_lacks_are_told_at_their_batch(pictures: list[Path]) -> None:
+    augment = Augment([])
+    plans = draw(pictures, augment)
+    plans[1] = dataclasses.replace(plans[1], photometric=(np.flipud,))
+    stream = DaliBackend(pictures, augment).stream([[plan] for plan in plans])
+    next(stream)
+    with pytest.raises(InputError, match="DALI has no such operation on colours as <function flipud"):
+        next(stream)
+
+
 def test_missing_dali_is_told(pictures: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
     augment = Augment([])
     monkeypatch.setitem(sys.modules, "nvidia.dali", None)
@@ -372,16 +425,51 @@ def test_the_loader_gives_the_same_batches_through_both_backends(write_dataset: 
         return bool((batch.images - reference.images).abs().max() < 1 / 57)
 
     assert all(same(*pair) for pair in zip(dali, opencv, strict=True))
-    # Broken off in the middle of an epoch, another loader goes on, and so does the same one.
-    for _ in range(3):
-        next(iter(dali))
-        next(iter(opencv))
+    # The second epoch is broken off, and another loader goes on.
+    expected = list(opencv)
+    begun = list(itertools.islice(dali, 3))
     resumed = DetectionLoader(index, folder, backend="dali", **options)
     resumed.load_state_dict(dali.state_dict())
-    rest = list(opencv)
-    assert 0 < len(rest) < len(opencv)
-    assert all(same(*pair) for pair in zip(resumed, rest, strict=True))
-    assert all(same(*pair) for pair in zip(dali, rest, strict=True))
+    rest = list(resumed)
+    assert len(begun) == 3
+    assert rest
+    assert all(same(*pair) for pair in zip([*begun, *rest], expected, strict=True))
+    # The same one begins it anew.
+    assert all(same(*pair) for pair in zip(dali, expected, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("batch_size", "threads", "prefetch", "pad_last"), [(1, 1, 0, True), (3, 3, 1, False), (4, 2, 4, True)]
+)
+def test_ranks_share_each_epoch_through_both_backends(
+    write_dataset: Callable, batch_size: int, threads: int, prefetch: int, pad_last: bool
+) -> None:
+    rng = np.random.default_rng(2)
+    images = [rng.integers(0, 256, (40 + 5 * number, 60, 3)).astype(np.uint8) for number in range(7)]
+    index, folder = write_dataset(images, [{"image_id": number, "bbox": [10, 10, 30, 20]} for number in range(7)])
+    seen: list[list[int]] = [[], []]
+    for rank in range(2):
+        options = {
+            "augment": [RandomFlip(0.5), Resize(((60, 30), (90, 40))), Pad(16)],
+            "batch_size": batch_size,
+            "rank": rank,
+            "world_size": 2,
+            "threads": threads,
+            "prefetch": prefetch,
+            "pad_last": pad_last,
+        }
+        dali = DetectionLoader(index, folder, backend="dali", **options)
+        opencv = DetectionLoader(index, folder, backend="opencv", **options)
+        for epoch in range(2):
+            for ours, reference in zip(dali, opencv, strict=True):
+                numbers = [target.sample for target in ours.targets]
+                assert numbers == [target.sample for target in reference.targets]
+                assert ours.images.shape == reference.images.shape
+                assert (ours.images.int() - reference.images.int()).abs().max() <= 1
+                seen[epoch] += numbers
+    for numbers in seen:
+        assert set(numbers) == set(range(7))
+        assert pad_last or len(numbers) == 7
 
 
 @pytest.mark.parametrize(
