@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import albumentations as A
 import cv2
 import numpy as np
@@ -12,10 +14,11 @@ from dpipe import geometry
 WIDTH, HEIGHT = 90, 60
 CENTRE = (WIDTH / 2, HEIGHT / 2)
 POINTS = np.array([[10, 20], [45, 30], [80, 5]], dtype=np.float32)
-# Their rotation is anticlockwise for positive angles.
+# Their rotation is anticlockwise for positive angles, and their shear moves the bottom to the left.
 CASES = {
     "rotation": ({"rotate": (17, 17)}, geometry.rotation(-17, CENTRE, 1.0)),
     "rotation and zoom": ({"rotate": (-30, -30), "scale": 1.3}, geometry.rotation(30, CENTRE, 1.3)),
+    "shear": ({"shear": {"x": (12, 12), "y": (0, 0)}}, geometry.shear(-math.tan(math.radians(12)), 0, CENTRE)),
     "translation": ({"translate_px": {"x": (7, 7), "y": (-4, -4)}}, geometry.translation(7, -4)),
 }
 
