@@ -76,7 +76,9 @@ class Data(Section):
         group_by_aspect: Put portrait and landscape images in separate batches, which saves padding.
         boxes_from: Boxes of transformed polygons (tight) or of transformed box corners (as other toolkits).
         min_size: Objects thinner than this many output pixels are dropped in training.
-        train_transforms: Operations of ``dpipe.geometric``, ``dpipe.colours`` and ``dpipe.policy``, in order.
+        on_bad_sample: What to do about an image that cannot be used: ``fail`` ends the run; ``skip`` trains and
+            evaluates without it, and tells so.
+        train_transforms: Transforms of ``dpipe``, in order: operations, then ``Normalize``, then ``Pad``.
         test_transforms: The same for evaluation and prediction.
     """
 
@@ -91,6 +93,7 @@ class Data(Section):
     group_by_aspect: bool = True
     boxes_from: Literal["polygons", "corners"] = "polygons"
     min_size: NotNegative = 1.0
+    on_bad_sample: Literal["fail", "skip"] = "fail"
     train_transforms: list[dict[str, Any]]
     test_transforms: list[dict[str, Any]]
 

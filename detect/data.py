@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 
 from detect.config import Config, build_augment
 from detect.metrics import Kind
@@ -69,6 +70,7 @@ def train_loader(config: Config, index: CocoIndex, fabric: Fabric) -> DetectionL
         prefetch=data.prefetch,
         boxes_from=data.boxes_from,
         min_size=data.min_size,
+        on_bad_sample=data.on_bad_sample,
     )
 
 
@@ -89,7 +91,24 @@ def val_loader(config: Config, index: CocoIndex, fabric: Fabric) -> DetectionLoa
         pad_last=False,
         threads=data.threads,
         prefetch=data.prefetch,
+        on_bad_sample=data.on_bad_sample,
     )
+
+
+def skipped_anywhere(loader: DetectionLoader, fabric: Fabric) -> dict[str, str]:
+    """The files that any process has skipped so far, with the reasons; all processes call it together."""
+    shares: list[Any] = [loader.skipped]
+    if fabric.world_size > 1:
+        shares *= fabric.world_size
+        torch.distributed.all_gather_object(shares, loader.skipped)
+    return {name: reason for share in shares for name, reason in sorted(share.items())}
+
+
+def usable_ids(index: CocoIndex, skipped: Mapping[str, str]) -> list[int] | None:
+    """The ids of the images that were not skipped; None stands for all."""
+    if not skipped:
+        return None
+    return [id_ for id_, name in zip(index.image_ids.tolist(), index.file_names, strict=True) if name not in skipped]
 
 
 def kinds_for(index: CocoIndex, predicts_masks: bool) -> tuple[tuple[Kind, ...], str]:

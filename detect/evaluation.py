@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,7 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from torch import nn
 
 from detect.config import Config
-from detect.data import kinds_for, val_index, val_loader
+from detect.data import kinds_for, skipped_anywhere, usable_ids, val_index, val_loader
 from detect.devices import Accelerator, launched_rank, make_fabric
 from detect.metrics import CocoScores, Kind, coco_results, evaluate_coco
 from detect.together import failing_together
@@ -24,7 +24,7 @@ from dpipe.files import check_writable, write_whole
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
-    from dpipe.loader import Batch
+    from dpipe.batch import Batch
 
 
 def evaluate(
@@ -72,6 +72,7 @@ def evaluate(
         loader = val_loader(config, index, fabric)
         with image_progress(len(index), console, fabric.is_global_zero) as on_images:
             results = collect_results(model, loader, category_ids, fabric, on_images)
+        skipped = skipped_anywhere(loader, fabric)
     if not fabric.is_global_zero:
         return []
     if out is not None:
@@ -81,7 +82,15 @@ def evaluate(
         kinds, note = kinds_for(index, predicts_masks)
         if note:
             say(note)
-    return [evaluate_coco(index.path, results, kind) for kind in kinds]
+    if skipped:
+        say(without_note(skipped))
+    return [evaluate_coco(index.path, results, kind, usable_ids(index, skipped)) for kind in kinds]
+
+
+def without_note(skipped: Mapping[str, str]) -> str:
+    """A line for the user where images were left out of an evaluation."""
+    files = ", ".join(f"{name} ({reason})" for name, reason in skipped.items())
+    return f"evaluated without images that cannot be used: {len(skipped)}: {files}"
 
 
 def collect_results(

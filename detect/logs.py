@@ -163,6 +163,11 @@ class RunLog:
                 self._board.add_scalar(f"val/{scores.kind}_{name}", value, iteration)
         self._write(record)
 
+    def skipped(self, data_set: str, iteration: int, files: Mapping[str, str]) -> None:
+        """Logs the files of a data set that cannot be used: names to reasons."""
+        if self.active:
+            self._write({"kind": "skipped", "iteration": iteration, "set": data_set, "files": dict(files)})
+
     def evaluation_at(self, iteration: int) -> dict[str, Any] | None:
         """The record of the evaluation after an iteration, if there was one."""
         for record in self.records:
@@ -193,7 +198,11 @@ def _record(line: bytes) -> dict[str, Any] | None:
     """A line of ``train.jsonl``, or ``None`` if it is not one that :class:`RunLog` writes."""
     try:
         record = json.loads(line)
-        whole = record["kind"] == "train" or (record["kind"] == "evaluation" and math.isfinite(record["bbox"]["AP"]))
+        whole = (
+            record["kind"] == "train"
+            or (record["kind"] == "evaluation" and math.isfinite(record["bbox"]["AP"]))
+            or (record["kind"] == "skipped" and isinstance(record["files"], dict) and record["set"] in ("train", "val"))
+        )
         return record if whole and isinstance(record["iteration"], int) else None
     except (ValueError, KeyError, TypeError, RecursionError):
         return None

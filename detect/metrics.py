@@ -68,13 +68,16 @@ def coco_results(
     return results
 
 
-def evaluate_coco(annotations: str | Path, results: Sequence[dict[str, Any]], kind: Kind) -> CocoScores:
+def evaluate_coco(
+    annotations: str | Path, results: Sequence[dict[str, Any]], kind: Kind, image_ids: Sequence[int] | None = None
+) -> CocoScores:
     """Computes COCO's average precision and recall.
 
     Args:
         annotations: The data set's COCO JSON.
         results: In COCO's results format; for ``segm`` each with a ``segmentation``.
         kind: What is compared: boxes or masks.
+        image_ids: Ids of the images that count; all where not given.
 
     Raises:
         InputError: For ``segm``, if the data set or the results have no masks.
@@ -92,6 +95,8 @@ def evaluate_coco(annotations: str | Path, results: Sequence[dict[str, Any]], ki
         # With a box, the area by which a result counts as small or large would be the box's, not the mask's.
         results = [{key: value for key, value in result.items() if key != "bbox"} for result in results]
     evaluation = hotcoco.COCOeval(truth, truth.load_res(list(results)), kind)
+    if image_ids is not None:
+        evaluation.params.img_ids = list(image_ids)
     evaluation.evaluate()
     evaluation.accumulate()
     evaluation.summary_lines()  # fills in the numbers, and prints nothing

@@ -20,9 +20,17 @@ from torch import Tensor
 
 from detect.config import Config, build_model
 from detect.control import TrainingInterruptedError, deterministic, iteration_seed, signals
-from detect.data import kinds_for, train_index, train_loader, val_index, val_loader
+from detect.data import (
+    kinds_for,
+    skipped_anywhere,
+    train_index,
+    train_loader,
+    usable_ids,
+    val_index,
+    val_loader,
+)
 from detect.devices import Accelerator, launched_rank, make_fabric
-from detect.evaluation import collect_results
+from detect.evaluation import collect_results, without_note
 from detect.logs import RunLog
 from detect.loss_step import LossStep, Sealed
 from detect.metrics import class_table, evaluate_coco, score_table
@@ -46,8 +54,9 @@ from dpipe.errors import InputError
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
+    from dpipe.batch import Batch
     from dpipe.coco import CocoIndex
-    from dpipe.loader import Batch
+    from dpipe.loader import DetectionLoader
 
 
 def train(
@@ -115,6 +124,7 @@ class Run:
         epoch: Epochs finished.
         iteration: Iterations done.
         best: The iteration and AP of the best evaluation so far.
+        skipped: The files of each data set that could not be used in this run, and why.
     """
 
     def __init__(
@@ -136,6 +146,7 @@ class Run:
         self.mid_epoch = False
         self.best: tuple[int, float] | None = None
         self.told_of_masks = False
+        self.skipped: dict[str, dict[str, str]] = {"train": {}, "val": {}}
         notes: list[str] = []
 
         if training_data.left_out_note:
@@ -161,8 +172,10 @@ class Run:
             notes += self._tidy(checkpoint)
             notes.append(f"resumed from {checkpoint}: epoch {self.epoch}, iteration {self.iteration}")
 
-        total = config.train.epochs * len(self.loader)
-        self.log = RunLog(work_dir, self.iteration, total, console, fabric.is_global_zero)
+        self.log = RunLog(work_dir, self.iteration, self._total(), console, fabric.is_global_zero)
+        for record in self.log.records:
+            if record["kind"] == "skipped":
+                self.skipped[record["set"]] |= record["files"]
         for note in notes:
             self.log.say(note)
 
@@ -173,12 +186,16 @@ class Run:
             self.evaluate_if_due()  # a run that was killed between checkpoint and evaluation has not done it
         while self.epoch < epochs:
             self.train_epoch()
+            self._note_skipped("train", self.loader)
             self.epoch += 1
             self.mid_epoch = False
             if self.epoch == epochs or self.epoch % checkpoint_every == 0:
                 self.save()
             self.evaluate_if_due()
         last = checkpoint_path(self.checkpoints, self.iteration)
+        for data_set, files in self.skipped.items():
+            for name, reason in files.items():
+                self.log.say(f"skipped in {data_set}: {name}: {reason}")
         self.log.say(f"finished: {last}")
         return last
 
@@ -197,7 +214,8 @@ class Run:
                 window[name].append(value.detach())
             self.log.advance()
             steps = len(window["loss"])
-            if self.iteration % settings.log_every == 0 or self.iteration == self.log.total:
+            last = self.epoch + 1 == settings.epochs and not self.loader.sampler.batches_left
+            if self.iteration % settings.log_every == 0 or last:
                 means = self.means(window)
                 now = time.perf_counter()
                 lr = self.optimizer.param_groups[0]["lr"]
@@ -210,7 +228,7 @@ class Run:
                 self.stop()
             every = settings.checkpoint_every_iters
             # At the end of the epoch comes the epoch's own checkpoint.
-            if every is not None and self.iteration % every == 0 and self.loader.sampler.position < len(self.loader):
+            if every is not None and self.iteration % every == 0 and self.loader.sampler.batches_left:
                 self.save()
             began_waiting = time.perf_counter()
 
@@ -230,6 +248,8 @@ class Run:
             group["lr"] = self.config.optimizer.lr * factor
         losses = self.step_module(batch.images, Sealed(batch.targets))
         loss = total_loss(losses)
+        if batch.stand_in:
+            loss = 0 * loss
         if not math.isfinite(loss.item()):
             raise InputError(self._not_finite(losses, batch))
         self.stopping = self.agree_to_stop()
@@ -328,6 +348,7 @@ class Run:
         with self.log.counting(len(self.validation_data)) as count_images:
             results = collect_results(self.model, loader, self.category_ids, self.fabric, on_images)
         loader.close()
+        skipped = self._note_skipped("val", loader)
         ap = 0.0
         if self.fabric.is_global_zero:
             predicts_masks = any("segmentation" in result for result in results)
@@ -335,7 +356,10 @@ class Run:
             if note and not self.told_of_masks:
                 self.log.say(note)
                 self.told_of_masks = True
-            all_scores = [evaluate_coco(self.validation_data.path, results, kind) for kind in kinds]
+            if skipped:
+                self.log.say(without_note(skipped))
+            ids = usable_ids(self.validation_data, skipped)
+            all_scores = [evaluate_coco(self.validation_data.path, results, kind, ids) for kind in kinds]
             self.log.evaluation(self.epoch, self.iteration, all_scores)
             self.log.say(
                 f"evaluation after epoch {self.epoch} of {self.config.train.epochs}, {len(results)} detections"
@@ -346,6 +370,23 @@ class Run:
                 self.log.say(class_table(all_scores))
             ap = all_scores[0].metrics["AP"]
         return float(self.fabric.broadcast(ap))
+
+    def _total(self) -> int:
+        """Iterations of the whole run, those done and those to come."""
+        sampler, epochs = self.loader.sampler, self.config.train.epochs
+        if sampler.epoch >= epochs:
+            return self.iteration
+        return self.iteration + sampler.batches_left + (epochs - sampler.epoch - 1) * sampler.batches_of_an_epoch()
+
+    def _note_skipped(self, data_set: str, loader: DetectionLoader) -> dict[str, str]:
+        """Logs the files that were skipped on any process, each once, and returns those of this loader."""
+        found = skipped_anywhere(loader, self.fabric)
+        known = self.skipped[data_set]
+        new = {name: reason for name, reason in found.items() if name not in known}
+        if new:
+            known |= new
+            self.log.skipped(data_set, self.iteration, new)
+        return found
 
     def _checkpoint_to_resume(self, notes: list[str]) -> Path | None:
         checkpoint, damaged = newest_intact(self.checkpoints) if self.fabric.is_global_zero else (None, [])

@@ -1,0 +1,165 @@
+"""Training and evaluation where some images cannot be used, and epochs that go on with another batch size."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load
+from typer.testing import CliRunner
+
+from detect.cli import app
+from detect.evaluation import evaluate
+from detect.logs import read_log
+from detect.metrics import evaluate_coco
+from detect.state import WEIGHTS
+from detect.training import Run, train
+from dpipe.errors import InputError
+
+SKIP = ("data.on_bad_sample=skip", "train.eval_every=1", "train.epochs=2")
+
+
+def spoil(path: Path) -> str:
+    """Cuts an image, and returns its name."""
+    path.write_bytes(path.read_bytes()[:200])
+    return path.name
+
+
+@pytest.fixture
+def seen(monkeypatch) -> list[list[int]]:
+    """The samples of each training step from now on."""
+    steps: list[list[int]] = []
+    original = Run.step
+
+    def step(self, batch):
+        steps.append([target.sample for target in batch.targets])
+        return original(self, batch)
+
+    monkeypatch.setattr(Run, "step", step)
+    return steps
+
+
+def test_a_run_leaves_bad_images_out_and_tells(shapes, tmp_path, capsys, seen):
+    bad_train, bad_val = spoil(shapes.images[1]), spoil(shapes.images[5])
+    train(shapes.config(*SKIP), tmp_path)
+    assert [sorted(sample for step in epoch for sample in step) for epoch in (seen[:2], seen[2:])] == [[0, 2, 3]] * 2
+    records = read_log(tmp_path / "train.jsonl")
+    assert [record["kind"] for record in records].count("train") == 4
+    told = [(record["set"], list(record["files"])) for record in records if record["kind"] == "skipped"]
+    assert told == [("train", [bad_train]), ("val", [bad_val])]  # once each
+    printed = capsys.readouterr().out
+    assert f"evaluated without images that cannot be used: 1: {bad_val} (truncated PNG" in printed
+    end = printed.splitlines()[-3:]
+    assert [line.split(": ")[:2] for line in end[:2]] == [["skipped in train", bad_train], ["skipped in val", bad_val]]
+    assert end[2].startswith("finished: ")
+
+
+def test_a_resumed_run_knows_what_was_skipped_before(shapes, tmp_path, capsys):
+    bad = spoil(shapes.images[1])
+    train(shapes.config(*SKIP, "train.epochs=1"), tmp_path)
+    capsys.readouterr()
+    train(shapes.config(*SKIP), tmp_path, resume=True)
+    assert f"skipped in train: {bad}: truncated PNG" in capsys.readouterr().out
+    assert [record["kind"] for record in read_log(tmp_path / "train.jsonl")].count("skipped") == 1
+
+
+def test_the_score_is_that_of_the_images_that_can_be_used(shapes, tmp_path):
+    checkpoint = train(shapes.config("train.epochs=1", "train.eval_every=0"), tmp_path)
+    bad = spoil(shapes.images[5])
+    (without,) = evaluate(shapes.config("data.on_bad_sample=skip"), checkpoint, ["bbox"])
+
+    def leave_out(content):
+        (id_,) = [image["id"] for image in content["images"] if image["file_name"] == bad]
+        content["images"] = [image for image in content["images"] if image["id"] != id_]
+        content["annotations"] = [row for row in content["annotations"] if row["image_id"] != id_]
+
+    shapes.edit("val.json", leave_out)
+    (expected,) = evaluate(shapes.config(), checkpoint, ["bbox"])
+    assert without == expected
+
+
+def test_images_that_do_not_count_are_no_misses(shapes):
+    rows = json.loads((shapes.root / "val.json").read_text())["annotations"]
+    perfect = [
+        {"image_id": row["image_id"], "category_id": row["category_id"], "bbox": row["bbox"], "score": 0.9}
+        for row in rows
+        if row["image_id"] == 5
+    ]
+    assert evaluate_coco(shapes.root / "val.json", perfect, "bbox").metrics["AP"] < 0.99
+    assert evaluate_coco(shapes.root / "val.json", perfect, "bbox", [5]).metrics["AP"] == pytest.approx(1)
+
+
+def test_failing_is_the_default(shapes, tmp_path):
+    spoil(shapes.images[1])
+    with pytest.raises(InputError, match="truncated PNG"):
+        train(shapes.config("train.epochs=1"), tmp_path)
+    result = CliRunner().invoke(app, ["config", str(shapes.recipe), "data.on_bad_sample=ignore"])
+    assert result.exit_code == 2
+    assert "data.on_bad_sample" in result.stderr
+
+
+def test_nothing_is_learned_from_a_batch_that_stands_in_for_another(shapes, tmp_path, monkeypatch):
+    original = Run.step
+
+    def step(self, batch):
+        batch.stand_in = True
+        losses = original(self, batch)
+        assert losses["loss"] == 0
+        return losses
+
+    monkeypatch.setattr(Run, "step", step)
+    weights = []
+    for number, lr in enumerate((0.01, 1.0)):
+        words = ("train.epochs=1", "train.eval_every=0", f"optimizer.lr={lr}", "optimizer.weight_decay=0")
+        folder = train(shapes.config(*words, "schedule.warmup_iters=0"), tmp_path / str(number))
+        weights.append(load((folder / WEIGHTS).read_bytes()))
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+
+
+def test_two_processes_stay_in_step_when_one_has_nothing_to_train_on(shapes, tmp_path):
+    names = [spoil(shapes.images[number]) for number in (1, 5)]
+    words = [*SKIP, "train.epochs=1", "data.batch_size=1", "--work-dir", tmp_path / "run", "--devices", "2", "--accelerator", "cpu"]
+    done = subprocess.run(
+        [sys.executable, "-m", "detect", "train", *map(str, [shapes.recipe, *words])],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    records = read_log(tmp_path / "run" / "train.jsonl")
+    assert [record["iteration"] for record in records if record["kind"] == "train"] == [1, 2]
+    # Whichever process came across it, the first one tells of it.
+    assert [list(record["files"]) for record in records if record["kind"] == "skipped"] == [[name] for name in names]
+    assert [record["kind"] for record in records].count("evaluation") == 1
+
+
+def test_a_run_goes_on_with_another_batch_size_in_the_middle_of_an_epoch(shapes, tmp_path, seen, monkeypatch, capsys):
+    words = ("data.train.repeat=2", "train.epochs=2", "train.eval_every=0", "train.checkpoint_every_iters=1")
+
+    class Killed(Exception):  # noqa: N818
+        pass
+
+    save = Run.save
+
+    def save_once(self):
+        save(self)
+        raise Killed
+
+    monkeypatch.setattr(Run, "save", save_once)
+    with pytest.raises(Killed):
+        train(shapes.config(*words, "data.batch_size=3"), tmp_path)
+    monkeypatch.setattr(Run, "save", save)
+    train(shapes.config(*words, "data.batch_size=2"), tmp_path, resume=True)
+    # Three of eight samples, then five in three batches, the last of which is filled up; then an epoch of four batches.
+    assert [len(step) for step in seen] == [3, 2, 2, 2, 2, 2, 2, 2]
+    first = [sample for step in seen[:4] for sample in step]
+    assert sorted(first[:8]) == list(range(8))
+    assert sorted(sample for step in seen[4:] for sample in step) == list(range(8))
+    assert "iter 8/8" in capsys.readouterr().out
