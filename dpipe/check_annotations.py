@@ -134,10 +134,9 @@ def _image_list(records: Records) -> list[dict[str, object]]:
 
 def _look_at_the_border(records: Records, rows: NDArray[np.int64], findings: Findings) -> None:
     """Tells boxes that are partly outside of their image from those that are wholly so."""
-    image = records.image[rows]
-    size = np.stack([records.widths[image], records.heights[image]], axis=1)
+    size = records.sizes_of(rows)[:, ::-1]
     first, last = records.boxes[rows, :2], records.boxes[rows, :2] + records.boxes[rows, 2:]
-    known = (image >= 0) & np.all(size > 0, axis=1) & np.all(last > first, axis=1)
+    known = np.all(size > 0, axis=1) & np.all(last > first, axis=1)
     outside = np.any((last <= 0) | (first >= size), axis=1)
     beyond = np.maximum(-first, last - size).max(axis=1, initial=0)
     for row, far, gone in zip(rows[known].tolist(), beyond[known].tolist(), outside[known].tolist(), strict=True):

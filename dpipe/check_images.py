@@ -80,8 +80,11 @@ def _in_threads(
 
 def _look(path: Path, size: tuple[int, int], decode: bool) -> tuple[str, str] | None:
     """The kind of finding and its detail; None for a file that is as it should be, or whose size is not known."""
-    if not path.is_file():
-        return "missing_image", ""
+    try:
+        if not path.is_file():
+            return "missing_image", ""
+    except OSError as error:  # a name that is too long, a folder that may not be entered
+        return "missing_image", error.strerror or str(error)
     try:
         (decode_image if decode else check_image)(path, size)
     except BadSampleError as error:

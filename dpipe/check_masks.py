@@ -60,10 +60,9 @@ def _read(
     Returns:
         The rows that could be read, and their polygons.
     """
-    image = records.image[rows]
-    sizes = np.stack([records.heights[image], records.widths[image]], axis=1)
+    sizes = records.sizes_of(rows)
     # A run-length mask has to be of its image's size: of no image, it says nothing.
-    known = (image >= 0) & (sizes > 0).all(axis=1)
+    known = (sizes > 0).all(axis=1)
     known |= [not isinstance(values[row], dict) for row in rows.tolist()]
     rows, sizes = rows[known], sizes[known]
 

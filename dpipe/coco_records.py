@@ -97,6 +97,14 @@ class Records:
         """Each annotation's ``segmentation``; None where there is none, and for an empty list."""
         return (record.get("segmentation") or None for record in self.annotations)
 
+    def sizes_of(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+        """(n, 2) height and width of the images of annotations; 0 where there is no such image."""
+        sizes = np.zeros((len(rows), 2), dtype=np.int64)
+        known = self.image[rows] >= 0
+        image = self.image[rows[known]]
+        sizes[known, 0], sizes[known, 1] = self.heights[image], self.widths[image]
+        return sizes
+
     def class_name(self, label: int) -> str:
         """A category's name, or its id where it has none."""
         return self.category_names[label] or f"category {self.category_ids[label]}"

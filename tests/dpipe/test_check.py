@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -247,6 +247,63 @@ def test_all_defects_are_found_together(tmp_path: Path, content: Content) -> Non
         "empty_box": 1,
         "malformed_mask": 1,
     }
+
+
+def places(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    """The paths to everything in a JSON value."""
+    if path:
+        yield path
+    for key, inner in value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ():
+        yield from places(inner, (*path, key))
+
+
+def test_anything_may_stand_anywhere(tmp_path: Path, content: Content) -> None:
+    content["annotations"][1]["segmentation"] = rle()
+    odd = [
+        None,
+        True,
+        0,
+        -1,
+        0.5,
+        2**53,
+        2**63,
+        -(2**70),
+        1e308,
+        "",
+        "x",
+        "a\0b",
+        "x" * 300,
+        [],
+        [[]],
+        [[1, 2, 3, 4]],
+        {},
+    ]
+    odd += [
+        [0, 0, 0, 0],
+        [1e30] * 4,
+        ["a"] * 4,
+        {"size": [2**31, 2**31], "counts": [2**62]},
+        {"size": [80, 100], "counts": "\x7f"},
+    ]
+    text = json.dumps(content)
+    kinds_found: set[str] = set()
+    for number, place in enumerate(places(content)):
+        for value in odd[number % 5 :: 5]:
+            spoiled = json.loads(text)
+            record = spoiled
+            for key in place[:-1]:
+                record = record[key]
+            record[place[-1]] = value
+            report = check(tmp_path, spoiled, decode=False, threads=1)
+            kinds_found |= set(report.counts)
+            json.dumps(report.as_dict())
+    assert len(kinds_found) > 20
+
+
+def test_names_that_the_system_refuses_are_of_missing_files(tmp_path: Path, content: Content) -> None:
+    content["images"][0]["file_name"] = "x" * 300
+    (finding,) = [found for found in check(tmp_path, content).findings if found.severity == "error"]
+    assert (finding.kind, finding.detail) == ("missing_image", "File name too long")
 
 
 def test_findings_name_image_and_annotation(tmp_path: Path, content: Content) -> None:
