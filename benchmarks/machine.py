@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 
-LIBRARIES = ("opencv-python-headless", "torch", "torchvision", "albumentations", "numpy")
+LIBRARIES = ("opencv-python-headless", "torch", "torchvision", "albumentations", "numpy", "simplejpeg")
 
 
 def describe() -> dict[str, object]:
