@@ -34,6 +34,9 @@ Plans = Sequence[SamplePlan]
 class DaliBackend:
     """Runs plans through a DALI pipeline; see ``Backend`` for what it yields.
 
+    Bad samples are what the OpenCV backend takes for bad, but for one kind: DALI's decoders make pixels of a JPEG whose
+    compressed pixels are damaged, and do not say so. ``dpipe check`` finds such files.
+
     Args:
         paths: Image files by image number; indexed only when an image is read.
         augment: Its normalisation and padding are applied.
