@@ -69,7 +69,9 @@ class Setting:
 
     @property
     def targets(self) -> dict[str, float]:
-        """Multiples to reach, by peer."""
+        """Multiples to reach, by peer; they were set for uint8."""
+        if self.output != "uint8":
+            return {}
         size = "large" if self.width * self.height > WIDE else "small"
         return TARGETS.get((size, self.image_format), {})
 
@@ -109,15 +111,15 @@ def measure(setting: Setting, folder: Path, images: int, rounds: int) -> dict[st
     """
     streets = make_streets(folder, setting.width, setting.height, images, setting.image_format)
     transforms = load_recipe(RECIPE).values["data"]["train_transforms"]
-    normalizing = Augment(transforms)
-    augment = normalizing
+    recipe = Augment(transforms)
+    augment = recipe
     if setting.output == "uint8":
         augment = Augment([transform for transform in transforms if transform["type"] != "Normalize"])
     index = CocoIndex.load(streets.annotations)
     rounds_of_samples = draw_rounds(index, streets, augment, rounds + 1)
     contenders = make_contenders(index, streets.images, augment)
-    if augment.normalize is None:  # the goal names the chain with all of its steps, floats among them
-        contenders.append(Chain(PolygonMasks, normalizing.normalize, "chain with polygons"))
+    if setting.output == "uint8":  # the target names the chain with all of its steps, floats among them
+        contenders.append(Chain(PolygonMasks, recipe.normalize, "chain with polygons"))
 
     # The first round warms up, and shows that all do the same.
     agreement = compare(Ours(index, streets.images, augment, boxes_from="corners"), contenders, rounds_of_samples[0])
