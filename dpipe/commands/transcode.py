@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from converters.progress import progress
-from converters.runner import available_cores
 from converters.signals import exit_on_sigterm
 from dpipe.cli_errors import one_line_errors
 
@@ -74,7 +73,9 @@ def transcode(
 ) -> None:
     """Write a data set's images in another format, under the same names with another ending."""
     with one_line_errors(debug), exit_on_sigterm():
-        from dpipe.transcode import Encoding, plan_transcoding, run_transcoding
+        from converters.runner import available_cores
+        from dpipe.encode import Encoding
+        from dpipe.transcode import plan_transcoding, run_transcoding
 
         encoding = Encoding(to.value, quality, lossless)
         plan = plan_transcoding(images, output, encoding, annotations or ())
