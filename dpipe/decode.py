@@ -13,9 +13,9 @@ from dpipe.errors import BadSampleError
 from dpipe.jpeg import JPEG_END, JPEG_START, DamagedJpegError, decode_jpeg, jpeg_is_complete, jpeg_size
 from dpipe.memory import Scratch
 from dpipe.plan import Size
+from dpipe.png import PNG_END, PNG_START, decode_png
 
 JPEG2000_STARTS = (b"\x00\x00\x00\x0cjP  \r\n\x87\n", b"\xff\x4f\xff\x51")  # in boxes, and bare
-PNG_START, PNG_END = b"\x89PNG\r\n\x1a\n", b"IEND\xae\x42\x60\x82"
 EXIF_ORIENTATION = 0x0112
 UNREADABLE = "no image in a known format, or corrupt"
 PILLOW_ERRORS = (OSError, ValueError, SyntaxError, Image.DecompressionBombError)  # what Pillow raises for bad files
@@ -48,6 +48,8 @@ def decode_image(path: Path, size: Size, sample: int | None = None, scratch: Scr
             image = decode_jpeg(data, size, scratch or Scratch())
         except DamagedJpegError as error:
             raise BadSampleError(path, f"damaged JPEG: {error}", sample) from None
+    elif not turn and data.startswith(PNG_START):
+        image = decode_png(data, size, scratch or Scratch())
     if image is None:
         image = _decode(data, cv2.IMREAD_COLOR_RGB | (0 if turn else cv2.IMREAD_IGNORE_ORIENTATION))
     if image is None:
