@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from functools import cached_property
+from itertools import compress
 from pathlib import Path
 from typing import Any, get_args
 
@@ -248,7 +249,9 @@ class DetectionLoader:
     def _digest(self) -> str:
         """Tells the images and their order: a position means nothing in others, even if they are as many."""
         digest = hashlib.sha256(self.index.image_ids[self._numbers].tobytes())
-        names = (self.index.file_names[number] for number in self._numbers.tolist())
+        used = np.zeros(len(self.index), dtype=bool)
+        used[self._numbers] = True
+        names = compress(self.index.file_names, used.tolist())  # each looked up by its number would take far longer
         digest.update("\0".join(names).encode(errors="surrogatepass"))
         return digest.hexdigest()
 

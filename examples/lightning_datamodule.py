@@ -139,7 +139,7 @@ def main(arguments: Sequence[str] | None = None) -> L.Trainer:
         max_epochs=given.epochs,
         max_steps=given.steps,
         default_root_dir=given.root,
-        callbacks=[ModelCheckpoint(given.root, every_n_train_steps=given.save_every, save_last=True)],
+        callbacks=[ModelCheckpoint(given.root, every_n_train_steps=given.save_every, save_last="link")],
         log_every_n_steps=1,
     )
     module = Detector(len(data.indexes["train"].class_names), given.size, backbone=given.backbone)
