@@ -70,6 +70,15 @@ def test_prongs_become_parts_with_nothing_between() -> None:
     np.testing.assert_array_equal(letter_u().clip(8, 5).boxes(), [[2, 1, 4, 5]])
 
 
+@pytest.mark.parametrize("start", [0, 6])
+def test_prongs_that_touch_in_a_point_are_parts(start: int) -> None:
+    # The tip of one prong lies on the side of the other.
+    ring = [0, 0, 8, 0, 4, 10, 10, 10, 10, 8, 6, 5, 10, 2, 12, 2, 12, 12, 0, 12]
+    clipped = Polygons.from_coco([[ring[start:] + ring[:start]]]).clip(20, 9)
+    np.testing.assert_array_equal(clipped.holes, [False, False])
+    assert clipped.areas()[0] == pytest.approx((8 + 4.4) / 2 * 9 + 2 * 7 + 6 * 4 / 2)
+
+
 def test_a_hole_that_is_cut_becomes_a_notch() -> None:
     mask = np.zeros((10, 10), dtype=np.uint8)
     mask[1:9, 1:9] = 1
@@ -175,6 +184,20 @@ def test_edges_on_the_border_are_where_the_inside_meets_it(seed: int) -> None:
         on_border = (points[:, 0] == 40) & (following[:, 0] == 40)
         length += np.abs(following - points)[on_border, 1].sum()
     assert length == pytest.approx((ends[:, 1] - ends[:, 0]).sum(), abs=1e-4)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_upright_masks_keep_their_parts_and_holes(seed: int) -> None:
+    # Noise: rings touch themselves, and holes have corners level with those of the ring around them.
+    rng = np.random.default_rng(seed)
+    mask = (rng.random((16, 18)) < 0.75).astype(np.uint8)
+    left, top, right, bottom = 0.5 * rng.integers([1, 1, 24, 20], [8, 8, 35, 31])
+    inside = np.kron(mask, np.ones((2, 2), dtype=np.uint8))[
+        int(2 * top) : int(2 * bottom), int(2 * left) : int(2 * right)
+    ]
+    clipped = trace(mask).transform(g.translation(-left, -top)).clip(right - left, bottom - top)
+    assert clipped.areas()[0] == inside.sum() / 4
+    np.testing.assert_array_equal(clipped.transform(g.scaling(2, 2)).to_bitmaps(*inside.shape)[0], inside)
 
 
 @pytest.mark.parametrize("seed", range(20))
