@@ -28,10 +28,8 @@ PNG_START, PNG_END = b"\x89PNG\r\n\x1a\n", b"IEND\xae\x42\x60\x82"
 LEAST_PIXELS = 1 << 16  # in smaller images GDAL's opening costs more than its decoding saves
 RGB_8_BIT_NOT_INTERLACED = bytes([8, 2, 0, 0, 0])
 # The pixels are handed out as they are stored; with animation or transparency they would not be.
-_PLAIN_CHUNKS = frozenset(
-    [b"IHDR", b"IDAT", b"IEND", b"bKGD", b"cHRM", b"eXIf", b"gAMA", b"iCCP", b"iTXt", b"pHYs", b"sBIT", b"sRGB"]
-    + [b"tEXt", b"tIME", b"zTXt"]
-)
+_PLAIN_CHUNKS = {b"IHDR", b"IDAT", b"IEND", b"bKGD", b"cHRM", b"eXIf", b"gAMA", b"iCCP", b"iTXt", b"pHYs", b"sBIT"}
+_PLAIN_CHUNKS |= {b"sRGB", b"tEXt", b"tIME", b"zTXt"}
 
 
 def decode_png(data: bytes, size: Size, scratch: Scratch) -> np.ndarray | None:

@@ -99,10 +99,9 @@ def test_damage_is_left_to_opencv(tmp_path: Path, photo: np.ndarray, place: str)
     data = bytearray(saved(Image.fromarray(photo)))
     pixels = data.find(b"IDAT")
     length = int.from_bytes(data[pixels - 4 : pixels], "big")
-    place = {"start": pixels + 5, "middle": len(data) // 2, "checksum": pixels + 4 + length, "tail": len(data) - 20}[
-        end
-    ]
-    data[place] ^= 16
+    checksum = pixels + 4 + length
+    places = {"start": pixels + 5, "middle": len(data) // 2, "checksum": checksum, "tail": len(data) - 20}
+    data[places[place]] ^= 16
     assert decode_png(bytes(data), SIZE, Scratch()) is None
     path = tmp_path / "a.png"
     path.write_bytes(data)
