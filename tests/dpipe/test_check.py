@@ -297,7 +297,7 @@ def test_anything_may_stand_anywhere(tmp_path: Path, content: Content) -> None:
             report = check(tmp_path, spoiled, decode=False, threads=1)
             kinds_found |= set(report.counts)
             json.dumps(report.as_dict())
-    assert len(kinds_found) > 20
+    assert len(kinds_found) > 12
 
 
 def test_names_that_the_system_refuses_are_of_missing_files(tmp_path: Path, content: Content) -> None:
