@@ -11,9 +11,13 @@ what is wrong with it.
 
 from __future__ import annotations
 
+import codecs
+import threading
 from array import array
 from collections.abc import Sequence
-from itertools import pairwise
+from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise, starmap
+from math import nan
 from typing import Any
 
 import msgspec
@@ -28,6 +32,8 @@ from dpipe.ragged import Ints, offsets_of
 
 # Text of polygon lists is parsed in pieces of about this size, which the processor's cache holds with all made from it.
 PIECE_BYTES = 1 << 20
+THREADS_FROM_PIECES = 8
+RECORDS = 4096
 NOTHING = msgspec.Raw(b"null")
 COMMA, OPENING, CLOSING = b",[]"
 SPACES = b" \n\r\t"
@@ -81,13 +87,16 @@ def read_columns(data: bytes) -> Columns:
     try:
         # msgspec looks at no text that it skips.
         if not data.isascii():
-            data.decode()
+            _check_encoding(data)
         document = msgspec.json.decode(data, type=_Document)
     except (UnicodeDecodeError, msgspec.DecodeError, RecursionError) as error:
         raise DeclinedError from error
-    images, annotations, categories = document.images, document.annotations, document.categories
-    del document  # the annotations are dropped once their values are in arrays
-    segmentations = [record.segmentation for record in annotations]
+    images, categories = document.images, document.categories
+    values = _Values()
+    for start in range(0, len(document.annotations), RECORDS):
+        values.add(document.annotations[start : start + RECORDS])
+    del document
+    segmentations = values.segmentations
 
     def read_polygons(rows: Ints, sizes: Ints) -> Polygons:
         return _read_polygons([segmentations[row] for row in rows.tolist()], sizes)
@@ -99,16 +108,59 @@ def read_columns(data: bytes) -> Columns:
         heights=_integers([record.height for record in images]),
         widths=_integers([record.width for record in images]),
         file_names=[record.file_name for record in images],
-        annotation_ids=_integers([record.id for record in annotations]),
-        image_ids_of=_integers([record.image_id for record in annotations]),
-        category_ids_of=_integers([record.category_id for record in annotations]),
-        boxes=_boxes([record.bbox for record in annotations]),
-        crowd=_are_set([record.iscrowd for record in annotations])
-        | _are_set([record.ignore for record in annotations])
-        | _are_set([record.difficult for record in annotations]),
-        areas=np.array([record.area for record in annotations], dtype=np.float64),  # None reads as nan
+        annotation_ids=np.array(values.ids, dtype=np.int64),
+        image_ids_of=np.array(values.image_ids, dtype=np.int64),
+        category_ids_of=np.array(values.category_ids, dtype=np.int64),
+        boxes=np.array(values.boxes, dtype=np.float64).reshape(-1, 4),
+        crowd=np.array(values.crowd, dtype=np.bool_),
+        areas=np.array(values.areas, dtype=np.float64),
         read_polygons=read_polygons,
     )
+
+
+def _check_encoding(data: bytes) -> None:
+    """Decodes all of it, a piece at a time."""
+    decoder = codecs.getincrementaldecoder("utf-8")()
+    for start in range(0, len(data), PIECE_BYTES):
+        decoder.decode(data[start : start + PIECE_BYTES])
+    decoder.decode(b"", final=True)
+
+
+class _Values:
+    """What the annotations say, in columns.
+
+    Filled from groups of records that the processor's cache holds, as every column looks at each of them.
+    """
+
+    def __init__(self) -> None:
+        self.ids = array("q")
+        self.image_ids = array("q")
+        self.category_ids = array("q")
+        self.boxes = array("d")
+        self.areas = array("d")
+        self.crowd = array("b")
+        self.segmentations: list[msgspec.Raw] = []
+        self._parser = simdjson.Parser()
+
+    def add(self, records: Sequence[_Annotation]) -> None:
+        """Adds some records."""
+        try:
+            self.ids.extend([record.id for record in records])
+            self.image_ids.extend([record.image_id for record in records])
+            self.category_ids.extend([record.category_id for record in records])
+        except OverflowError as error:
+            raise DeclinedError from error
+        self.boxes.frombytes(_boxes([record.bbox for record in records], self._parser).tobytes())
+        self.areas.extend([nan if record.area is None else record.area for record in records])
+        for flags in (
+            [record.iscrowd for record in records],
+            [record.ignore for record in records],
+            [record.difficult for record in records],
+        ):
+            if set(flags) - {0, 1, None}:
+                raise DeclinedError
+        self.crowd.extend([bool(record.iscrowd or record.ignore or record.difficult) for record in records])
+        self.segmentations += [record.segmentation for record in records]
 
 
 def _integers(values: list[int]) -> Ints:
@@ -118,34 +170,35 @@ def _integers(values: list[int]) -> Ints:
         raise DeclinedError from error
 
 
-def _boxes(texts: Sequence[msgspec.Raw]) -> NDArray[np.float64]:
-    """(M, 4) x, y, width, height."""
-    lists = _flat_lists(b"[[" + b",".join(texts) + b"]]", 1, simdjson.Parser())
+def _boxes(texts: Sequence[msgspec.Raw], parser: simdjson.Parser) -> NDArray[np.float64]:
+    """(n, 4) x, y, width, height."""
+    lists = _flat_lists(b"[[" + b",".join(texts) + b"]]", 1, parser)
     boxes = lists.numbers.reshape(-1, 4) if (lists.ring_lengths == 4).all() else None
     if boxes is None or len(boxes) != len(texts) or (boxes[:, 2:] < 0).any():
         raise DeclinedError
     return boxes
 
 
-def _are_set(flags: Sequence[Flag]) -> NDArray[np.bool_]:
-    """(M,) whether each is 1."""
-    if set(flags) - {0, 1, None}:
-        raise DeclinedError
-    return np.array(list(map(bool, flags)), dtype=np.bool_)
-
-
 def _read_polygons(segmentations: Sequence[msgspec.Raw], sizes: Ints) -> Polygons:
     """The masks of annotations, given each one's ``segmentation`` as it is written."""
     lengths = np.fromiter(map(len, map(memoryview, segmentations)), dtype=np.int64, count=len(segmentations))
     last = np.flatnonzero(np.diff(np.cumsum(lengths) // PIECE_BYTES))
-    parser = simdjson.Parser()
-    pieces = []
-    for start, end in pairwise([0, *(last + 1).tolist(), len(segmentations)] if len(lengths) else []):
+    bounds = [0, *(last + 1).tolist(), len(segmentations)] if len(lengths) else []
+    parsers = threading.local()
+
+    def read(start: int, end: int) -> Polygons:
+        if not hasattr(parsers, "mine"):
+            parsers.mine = simdjson.Parser()
         text, masks = _set_masks_apart(b",".join(segmentations[start:end]), offsets_of(lengths[start:end] + 1))
-        lists = _flat_lists(text, end - start, parser)
+        lists = _flat_lists(text, end - start, parsers.mine)
         arrays = arrange(lists, masks, sizes[start:end], lambda number: f"segmentation {number}")
-        pieces.append(Polygons(*arrays))
-    return Polygons.concatenate(pieces)
+        return Polygons(*arrays)
+
+    if len(bounds) - 1 < THREADS_FROM_PIECES:
+        return Polygons.concatenate(list(starmap(read, pairwise(bounds))))
+    # More than two would wait for each other: parsing itself holds the interpreter, NumPy's loops leave it.
+    with ThreadPoolExecutor(2) as threads:
+        return Polygons.concatenate(list(threads.map(read, bounds[:-1], bounds[1:])))
 
 
 def _set_masks_apart(text: bytes, starts: Ints) -> tuple[bytes, dict[int, Any]]:
@@ -199,9 +252,9 @@ def _flat_lists(text: bytes, count: int, parser: simdjson.Parser) -> FlatLists:
         raise DeclinedError
     # Depth 1 is the list of all, 2 a segmentation, 3 a ring: nothing opens in it, so the next bracket closes it.
     ring = np.flatnonzero(opens & (depth == 3))
-    begin, end = brackets[ring] + 1, brackets[ring + 1]
-    commas = np.flatnonzero(characters == COMMA)
-    lengths = np.searchsorted(commas, end) - np.searchsorted(commas, begin) + (end > begin)
+    # 32 bits: four times as fast as 64, and more than a piece has characters.
+    commas = np.add.reduceat((characters == COMMA).view(np.uint8), brackets, dtype=np.int32)[ring].astype(np.int64)
+    lengths = np.where(brackets[ring + 1] > brackets[ring] + 1, commas + 1, 0)
     if lengths.sum() != len(numbers):  # some are in no ring
         raise DeclinedError
     owner = np.cumsum(opens & (depth == 2))[ring] - 1

@@ -109,15 +109,15 @@ def _rings(lists: FlatLists) -> Arrays:
     """Each ring of a list is an outer ring; those without any area are left out."""
     points = lists.numbers.astype(np.float32).reshape(-1, 2)
     point_counts = lists.ring_lengths // 2
+    starts = offsets_of(point_counts)[:-1]
     kept = point_counts >= 3
-    if kept.any():
-        starts = offsets_of(point_counts)[:-1]
-        # Rings without points cannot be reduced, hence only those kept so far; points between them are in no segment.
-        extent = np.zeros((len(point_counts), 2), dtype=np.float32)
-        bounds = np.stack([starts[kept], starts[kept] + point_counts[kept]], axis=1).reshape(-1)
-        padded = np.concatenate([points, points[-1:]])
-        extent[kept] = np.maximum.reduceat(padded, bounds)[::2] - np.minimum.reduceat(padded, bounds)[::2]
-        kept &= (extent > 0).all(axis=1)
+    # The first three points of most rings have a width and a height already.
+    rings = np.flatnonzero(kept)
+    flat = rings[~_have_extent(points[starts[rings, None] + np.arange(3)])]
+    kept[flat] = [
+        bool(_have_extent(points[None, start : start + count]))
+        for start, count in zip(starts[flat].tolist(), point_counts[flat].tolist(), strict=True)
+    ]
     instance = group_numbers(offsets_of(lists.ring_counts))[kept]
     if not kept.all():
         points = points[np.repeat(kept, point_counts)]
@@ -127,6 +127,11 @@ def _rings(lists: FlatLists) -> Arrays:
         offsets_of(np.bincount(instance, minlength=len(lists.ring_counts))),
         np.zeros(int(kept.sum()), dtype=np.bool_),
     )
+
+
+def _have_extent(points: NDArray[np.float32]) -> NDArray[np.bool_]:
+    """(n,) whether sets of points (n, k, 2) have a width and a height."""
+    return (points.max(axis=1) > points.min(axis=1)).all(axis=1)
 
 
 def _malformed_list(segmentations: Sequence[Any], name: Where) -> InputError:
