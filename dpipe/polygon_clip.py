@@ -195,12 +195,14 @@ def _group(cut: list[Ring], uncut: list[Ring]) -> list[Part]:
             if part_of[other] != part_of[number] and _rings_overlap(rings[number], rings[other]):
                 part_of = [part_of[number] if part == part_of[other] else part for part in part_of]
     members: dict[int, list[int]] = {}
-    for number, part in enumerate(part_of):
-        members.setdefault(part, []).append(number)
-    parts = [[rings[number] for number in some] for some in members.values()]
-    for some, part in zip(members.values(), parts, strict=True):
-        if len(some) > 1 and (some[1] < len(cut) or not cut):
+    for number, first in enumerate(part_of):
+        members.setdefault(first, []).append(number)
+    parts = []
+    for numbers in members.values():
+        part = [rings[number] for number in numbers]
+        if len(numbers) > 1 and (numbers[1] < len(cut) or not cut):
             part.sort(key=_area, reverse=True)  # of rings that cross the largest is the outer one
+        parts.append(part)
     return parts
 
 
