@@ -2,9 +2,10 @@
 
     python examples/lightning_datamodule.py train.json train/images val.json val/images --root run --epochs 12
 
-Lightning saves and restores the position of a loader that has ``state_dict`` and ``load_state_dict``: stopped in the
-middle of an epoch, the same command goes on with the batch that would have come. Keep devices x batch size as it was:
-the Trainer counts batches, and ends the epoch by their number.
+Stopped in the middle of an epoch, the same command goes on with the batch that would have come: Lightning saves and
+restores the position of a loader that has ``state_dict`` and ``load_state_dict`` by itself. Only where a run may go on
+with another number of devices or another batch size, more is needed, as the Trainer counts batches: the data module
+restores the position before the Trainer asks how many batches there are, and the Trainer asks anew in each epoch.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import lightning as L
 import torch
@@ -40,6 +42,8 @@ class DetectionData(L.LightningDataModule):
         self.indexes = {"train": CocoIndex.load(train[0]), "val": CocoIndex.load(val[0])}
         self.batch_size = batch_size
         self.resize = Resize((2 * size, size))
+        self.train_loader: DetectionLoader | None = None
+        self.restored: dict[str, Any] | None = None
 
     def _loader(self, split: str) -> DetectionLoader:
         assert self.trainer is not None
@@ -58,12 +62,24 @@ class DetectionData(L.LightningDataModule):
         )
 
     def train_dataloader(self) -> DetectionLoader:
-        """The training set, augmented."""
-        return self._loader("train")
+        """The training set, augmented; in a resumed run, what is left of the epoch."""
+        self.train_loader = self._loader("train")
+        if self.restored is not None:
+            self.train_loader.load_state_dict(self.restored)
+            self.restored = None
+        return self.train_loader
 
     def val_dataloader(self) -> DetectionLoader:
         """The validation set, each image once."""
         return self._loader("val")
+
+    def state_dict(self) -> dict[str, Any]:
+        """What the Trainer saves."""
+        return {} if self.train_loader is None else self.train_loader.state_dict()
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Restores it."""
+        self.restored = state_dict
 
 
 class Detector(L.LightningModule):
@@ -141,6 +157,7 @@ def main(arguments: Sequence[str] | None = None) -> L.Trainer:
         default_root_dir=given.root,
         callbacks=[ModelCheckpoint(given.root, every_n_train_steps=given.save_every, save_last="link")],
         log_every_n_steps=1,
+        reload_dataloaders_every_n_epochs=1,
     )
     module = Detector(len(data.indexes["train"].class_names), given.size, backbone=given.backbone)
     last = given.root / "last.ckpt"

@@ -349,6 +349,23 @@ def test_auto_is_opencv_on_the_cpu_and_dali_on_a_gpu(monkeypatch: pytest.MonkeyP
     assert type(backend).__name__ == "OpenCVBackend"
 
 
+@pytest.mark.gpu
+def test_opencv_batches_reach_the_gpu_whole_while_it_computes(dataset: Dataset) -> None:
+    index, folder = dataset
+    options: dict[str, Any] = {"augment": AUGMENT, "batch_size": 2, "backend": "opencv", "prefetch": 3}
+    expected = list(DetectionLoader(index, folder, **options))
+    loader = DetectionLoader(index, folder, device="cuda", **options)
+    assert loader.backend.pin_memory  # type: ignore[attr-defined]
+    busy = torch.rand(2048, 2048, device="cuda")
+    batches = []
+    for batch in loader:
+        for _ in range(20):  # kernels that are queued before the next copies
+            busy = busy @ busy / busy.norm()
+        assert batch.images.device.type == batch.targets[0].boxes.device.type == "cuda"
+        batches.append(batch)
+    assert all_same([batch.to("cpu") for batch in batches], expected)
+
+
 @pytest.mark.parametrize("name", ["float16", "bfloat16"])
 def test_normalised_images_come_in_half_precision(dataset: Dataset, name: Any) -> None:
     index, folder = dataset
