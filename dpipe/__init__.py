@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from dpipe.albumentations_op import Albumentations
     from dpipe.backends.dali_options import DaliOptions
     from dpipe.batch import Batch
+    from dpipe.check import CheckReport, check_dataset
     from dpipe.coco import CocoIndex
     from dpipe.colours import Brightness, Color, Contrast, Equalize
     from dpipe.cropping import LargeScaleJitter, MinIoURandomCrop, RandomCrop
@@ -25,12 +26,14 @@ if TYPE_CHECKING:
     from dpipe.polygon_torch import bitmaps_on, grids_on
     from dpipe.polygons import Polygons
     from dpipe.sampler import BatchSampler
+    from dpipe.stats import DatasetStats, dataset_stats
     from dpipe.target import Target, make_target
 
 HOMES = {
     "adapters": ["to_detr", "to_tensors", "to_torchvision"],
     "backends.dali_options": ["DaliOptions"],
     "batch": ["Batch"],
+    "check": ["CheckReport", "check_dataset"],
     "coco": ["CocoIndex"],
     "errors": ["BadSampleError", "InputError"],
     "loader": ["DetectionLoader"],
@@ -44,6 +47,7 @@ HOMES = {
     "polygon_torch": ["bitmaps_on", "grids_on"],
     "polygons": ["Polygons"],
     "sampler": ["BatchSampler"],
+    "stats": ["DatasetStats", "dataset_stats"],
     "target": ["Target", "make_target"],
 }
 MODULES = {name: f"dpipe.{module}" for module, names in HOMES.items() for name in names}
@@ -56,10 +60,12 @@ __all__ = [
     "Batch",
     "BatchSampler",
     "Brightness",
+    "CheckReport",
     "CocoIndex",
     "Color",
     "Contrast",
     "DaliOptions",
+    "DatasetStats",
     "DetectionLoader",
     "Equalize",
     "InputError",
@@ -79,6 +85,8 @@ __all__ = [
     "Target",
     "Translate",
     "bitmaps_on",
+    "check_dataset",
+    "dataset_stats",
     "grids_on",
     "make_target",
     "to_detr",

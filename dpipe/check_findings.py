@@ -39,7 +39,7 @@ ERRORS: Mapping[str, str] = {
 WARNINGS: Mapping[str, str] = {
     "same_content": "several image files hold the same bytes",
     "box_beyond_border": "the box reaches out of the image by more than a pixel",
-    "box_off_mask": "the box is not tight on the mask: a side is off by more than 2 pixels and a 20th of the box",
+    "box_off_mask": "the box is not tight on the mask: a side is off by more than 3 pixels and a 20th of the box",
     "degenerate_polygon": "a polygon has fewer than three corners or no area",
     "self_intersecting_polygon": "a polygon crosses itself",
     "area_differs": "the area is neither the mask's nor, without a mask, the box's",

@@ -16,9 +16,10 @@ from dpipe.polygon_raster import signed_ring_areas
 from dpipe.polygons import Polygons
 from dpipe.ragged import group_numbers
 
-SIDE_TOLERANCE, SIDE_SHARE = 2.0, 1 / 20
-"""A side of a box may be off by so many pixels and such a share of the box's width or height. Hand-drawn boxes, Pascal
-VOC's for one, are no better; those derived from masks are exact but for counting from the first or the last pixel."""
+SIDE_TOLERANCE, SIDE_SHARE = 3.0, 1 / 20
+"""A side of a box may be off by so many pixels and such a share of the box's width or height. Boxes drawn by hand are
+no better, and Pascal VOC's masks end some pixels before the object does, where the void border begins. Boxes that were
+derived from masks are exact, but for counting from the first or the last pixel."""
 
 CONTRADICTION = 0.25
 """IoU of a box and its mask's extent below which one of them is wrong: that of another object, or a scrap of a mask."""
@@ -62,8 +63,7 @@ def _read(
     """
     sizes = records.sizes_of(rows)
     # A run-length mask has to be of its image's size: of no image, it says nothing.
-    known = (sizes > 0).all(axis=1)
-    known |= [not isinstance(values[row], dict) for row in rows.tolist()]
+    known = np.all(sizes > 0, axis=1) | np.array([not isinstance(values[row], dict) for row in rows.tolist()], np.bool_)
     rows, sizes = rows[known], sizes[known]
 
     def read(places: NDArray[np.int64]) -> tuple[NDArray[np.int64], Polygons]:
