@@ -130,11 +130,12 @@ class BatchSampler:
             order = random_stream(ORDER, self.seed, self.epoch).permutation(self.num_samples)
         else:
             order = np.arange(self.num_samples)
-        begin = None  # the order as the epoch began
-        for size, count in (*self.earlier, (self.global_batch_size, 0)):
+        begin = order  # of the epoch, as its first batches were cut
+        for number, (size, count) in enumerate((*self.earlier, (self.global_batch_size, 0))):
             if self.groups is not None and len(order):
                 order = _grouped(order, self.groups[order % self.num_images], size)
-            begin = order if begin is None else begin
+            if number == 0:
+                begin = order
             order = order[size * count :]
         missing = -len(order) % self.global_batch_size
         if self.pad and missing:
