@@ -134,6 +134,21 @@ def test_bitmaps_are_padded_and_counted() -> None:
     assert to_torchvision(batch)[1][0]["masks"].sum() == 6
 
 
+@pytest.mark.gpu
+def test_on_a_gpu_all_tensors_are_there_and_equal(batch: Batch) -> None:
+    moved = batch.to("cuda")
+    pairs: list[tuple[dict[str, Any], dict[str, Any]]] = [
+        *zip(to_torchvision(moved)[1], to_torchvision(batch)[1], strict=True),
+        *zip(to_detr(moved, masks=True)["labels"], to_detr(batch, masks=True)["labels"], strict=True),
+        (to_tensors(moved), to_tensors(batch)),
+    ]
+    for ours, expected in pairs:
+        for name, value in expected.items():
+            if isinstance(value, torch.Tensor):
+                assert ours[name].device.type == "cuda"
+                torch.testing.assert_close(ours[name].cpu(), value)
+
+
 @pytest.mark.parametrize("masks", [None, Polygons.from_coco([[SQUARE], []])])
 def test_instances_without_a_mask(masks: Polygons | None) -> None:
     batch = Batch(torch.zeros(1, 3, 16, 48), [target((16, 48), [[2, 3, 12, 13], [20, 0, 40, 10]], masks=masks)])
