@@ -124,10 +124,13 @@ def measure(setting: Setting, folder: Path, images: int, rounds: int) -> dict[st
     # The first round warms up, and shows that all do the same.
     agreement = compare(Ours(index, streets.images, augment, boxes_from="corners"), contenders, rounds_of_samples[0])
     rates: dict[str, list[float]] = {contender.name: [] for contender in contenders}
+    cpu: dict[str, list[float]] = {contender.name: [] for contender in contenders}
     for epoch, samples in enumerate(rounds_of_samples[1:], 1):
         first = epoch % len(contenders)
         for contender in contenders[first:] + contenders[:first]:
-            rates[contender.name].append(_rate(contender, samples, epoch))
+            rate, milliseconds = _time(contender, samples, epoch)
+            rates[contender.name].append(rate)
+            cpu[contender.name].append(milliseconds)
 
     singles = [contender.name for contender in contenders if contender.threads == 1]
     medians = {name: statistics.median(values) for name, values in rates.items()}
@@ -145,6 +148,7 @@ def measure(setting: Setting, folder: Path, images: int, rounds: int) -> dict[st
         "output_sizes": {"smallest": outputs.min(axis=0).tolist()[::-1], "largest": outputs.max(axis=0).tolist()[::-1]},
         "share_with_warp": float(np.mean([sample.steps.warps > 0 for sample in drawn])),
         "images_per_second": medians,
+        "cpu_milliseconds": {name: statistics.median(values) for name, values in cpu.items()},
         "rounds": rates,
         "agreement": agreement,
         "ratios": _ratios(medians, singles[1:], setting.targets),
@@ -231,14 +235,20 @@ def spread(samples: Sequence[Sample], share: int, epoch: int) -> list[Sample]:
     return by_steps[epoch % min(share, len(by_steps)) :: share]
 
 
-def _rate(contender: Contender, samples: Sequence[Sample], epoch: int) -> float:
-    """Images a second of one round, on as many cores as the contender has threads."""
+def _time(contender: Contender, samples: Sequence[Sample], epoch: int) -> tuple[float, float]:
+    """Times one round on as many cores as the contender has threads.
+
+    Returns:
+        Images a second, and the milliseconds that all threads together computed for an image: what else a machine does
+        disturbs them less.
+    """
     mine = samples if contender.share == 1 else spread(samples, contender.share, epoch)
     with on_cores(contender.threads):
-        start = time.perf_counter()
+        start, start_cpu = time.perf_counter(), time.process_time()
         for _ in contender.run(mine, epoch):
             pass
-        return len(mine) / (time.perf_counter() - start)
+        seconds, cpu_seconds = time.perf_counter() - start, time.process_time() - start_cpu
+    return len(mine) / seconds, 1e3 * cpu_seconds / len(mine)
 
 
 def _size(image: Any) -> tuple[int, int]:
@@ -276,7 +286,7 @@ def show(setting: Setting, result: dict[str, Any], console: Console) -> None:
     table = Table(
         title=f"{setting.title} (up to {largest[0]}x{largest[1]}, files of {result['input']['megabytes']} MB)"
     )
-    for column in ("", "images/s", "dpipe is", "target", "", "boxes apart"):
+    for column in ("", "images/s", "CPU time", "dpipe is", "target", "", "boxes apart"):
         table.add_column(column, justify="right" if column else "left")
     ratios = {ratio["peer"]: ratio for ratio in result["ratios"]}
     for name, rate in result["images_per_second"].items():
@@ -287,6 +297,7 @@ def show(setting: Setting, result: dict[str, Any], console: Console) -> None:
         table.add_row(
             name,
             f"{rate:.1f}",
+            f"{result['cpu_milliseconds'][name]:.1f} ms",
             "" if ratio is None else f"{ratio['ratio']:.2f}x" + (" of one" if name.startswith("dpipe") else ""),
             "" if ratio is None or ratio["target"] is None else f"{ratio['target']}x",
             "" if ratio is None or ratio["target"] is None else ("reached" if ratio["reached"] else "missed"),
