@@ -11,54 +11,22 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from dpipe.backends.base import usable_cores
 from dpipe.backends.choose import checked_device
-from dpipe.backends.opencv import OpenCVBackend
 from dpipe.bench_machine import machine_facts
+from dpipe.bench_stages import LEAST_REPETITIONS, STAGES, StageTime, measure_stages
 from dpipe.coco import CocoIndex, image_path
-from dpipe.decode import decode_image
 from dpipe.errors import InputError
 from dpipe.loader import BackendName, DetectionLoader
-from dpipe.memory import Scratch
-from dpipe.photometric import apply_photometric
 from dpipe.policy import Augment
 from dpipe.ragged import offsets_of, ranges
-from dpipe.resample import resample
-from dpipe.target import make_target
 
-STAGES = {
-    "read": "reading the file, from memory where the system keeps it",
-    "decode": "decoding, and looking whether the file is whole",
-    "draw": "drawing the plan",
-    "resample": "resampling: one warp or one resize",
-    "photometric": "operations on colours",
-    "normalise": "normalising into the batch",
-    "target": "boxes and masks",
-}
-
-LEAST_REPETITIONS, MOST_REPETITIONS = 3, 20
+MOST_REPETITIONS = 20
 
 Progress = Callable[[str], None]
-
-
-@dataclass(frozen=True)
-class StageTime:
-    """What a stage costs.
-
-    Attributes:
-        name: A key of ``STAGES``.
-        ms: Milliseconds an image, on one core: the mean over the images of the median over repetitions.
-        share: Of the sum of all stages, 0..1.
-    """
-
-    name: str
-    ms: float
-    share: float
 
 
 @dataclass(frozen=True)
@@ -196,86 +164,6 @@ def choose_images(index: CocoIndex, count: int) -> CocoIndex:
         polygons=index.polygons.select(rows),
         **per_instance,
     )
-
-
-def measure_stages(index: CocoIndex, images: Path, augment: Augment, seconds: float) -> tuple[StageTime, ...]:
-    """Times what the OpenCV backend does with each image, and the making of targets, on one core."""
-    backend = OpenCVBackend([], augment)
-    loader = DetectionLoader(index, images, augment=augment, backend="opencv", threads=1)
-    paths = [image_path(images, name) for name in index.file_names]
-    scratch = Scratch()
-    times: list[NDArray[np.float64]] = []
-    started = time.perf_counter()
-    try:
-        while len(times) < LEAST_REPETITIONS or time.perf_counter() - started < seconds:
-            times.append(
-                np.array([time_image(number, path, loader, backend, scratch)[0] for number, path in enumerate(paths)])
-            )
-    finally:
-        loader.close()
-    # The first time round files come from the disk and memory is new.
-    means = np.median(np.stack(times[1:]), axis=0).mean(axis=0)
-    return tuple(
-        StageTime(name, 1000 * float(mean), float(mean / means.sum())) for name, mean in zip(STAGES, means, strict=True)
-    )
-
-
-def time_image(
-    number: int, path: Path, loader: DetectionLoader, backend: OpenCVBackend, scratch: Scratch
-) -> tuple[list[float], np.ndarray]:
-    """Takes one image through the stages, with the functions that the backend and the loader call.
-
-    Args:
-        number: Of the image in the loader's index, and of the sample.
-        path: Of the image.
-        loader: Draws the plan, and knows what targets are wanted.
-        backend: Knows how to normalise.
-        scratch: As each of the backend's threads has one.
-
-    Returns:
-        Seconds of each of the ``STAGES``, and the image as the backend makes it, without padding: (h, w, 3).
-    """
-    clock = _Clock()
-    with clock:
-        path.read_bytes()
-    read = clock.seconds[-1]
-    size = (int(loader.index.heights[number]), int(loader.index.widths[number]))
-    with clock:
-        pixels = decode_image(path, size, number, scratch)
-    clock.seconds[-1] = max(clock.seconds[-1] - read, 0.0)  # it reads the file as well
-    with clock:
-        plan = loader.plan(number, epoch=0)
-    height, width = plan.size
-    resampled = scratch.array("resampled", (height, width, 3))
-    with clock:
-        pixels = resample(pixels, plan, resampled, scratch)
-    with clock:
-        pixels = apply_photometric(pixels, plan.photometric)
-    out = pixels
-    if backend.table is not None:
-        # The kernel hands out these pages now: the backend's batches have theirs already.
-        out = np.full((height, width, 3), 1, dtype=np.float32)
-    with clock:
-        if backend.table is not None:
-            if backend.bgr:
-                pixels = cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR)
-            cv2.LUT(pixels, backend.table, out)
-    with clock:
-        make_target(loader.index, plan, loader.boxes_from, loader.min_size)
-    return clock.seconds, out
-
-
-class _Clock:
-    """Notes how long each ``with`` block took."""
-
-    def __init__(self) -> None:
-        self.seconds: list[float] = []
-
-    def __enter__(self) -> None:
-        self._started = time.perf_counter()
-
-    def __exit__(self, *_: object) -> None:
-        self.seconds.append(time.perf_counter() - self._started)
 
 
 def measure_loader(

@@ -103,7 +103,7 @@ def _show(report: BenchReport, console: Console) -> None:
     """Prints the machine, the data, the tables and what follows from them."""
     from rich.table import Table
 
-    from dpipe.bench import STAGES
+    from dpipe.bench_stages import STAGES
 
     console.print(", ".join(f"{name} {value}" for name, value in report.machine.items()))
     data = report.data

@@ -10,14 +10,15 @@ import pytest
 from typer.testing import CliRunner
 
 from dpipe.backends.opencv import OpenCVBackend
-from dpipe.bench import STAGES, BenchReport, LoaderRate, StageTime, bench, choose_images, time_image
+from dpipe.bench import BenchReport, LoaderRate, bench, choose_images
 from dpipe.bench_machine import machine_facts
+from dpipe.bench_stages import STAGES, StageTime, time_image
 from dpipe.cli import app
 from dpipe.coco import CocoIndex, image_path
 from dpipe.colours import Brightness, Equalize
 from dpipe.errors import InputError
 from dpipe.geometric import RandomFlip, Resize, Rotate
-from dpipe.loader import DetectionLoader
+from dpipe.loader import BackendName, DetectionLoader
 from dpipe.memory import Scratch
 from dpipe.policy import Augment, Normalize, Pad
 
@@ -78,6 +79,14 @@ def test_dali_has_no_stages(data: tuple[CocoIndex, Path]) -> None:
     report = bench(*data, RECIPE, backends=["dali"], threads=[1], count=3, seconds=0.01)
     assert report.stages == ()
     assert [rate.backend for rate in report.loaders] == ["dali"]
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("backend", ["opencv", "dali"])
+def test_batches_may_be_wanted_on_a_gpu(data: tuple[CocoIndex, Path], backend: BackendName) -> None:
+    report = bench(*data, RECIPE, backends=[backend], device="cuda", threads=[2], count=3, seconds=0.01)
+    assert [(rate.backend, rate.device) for rate in report.loaders] == [(backend, "cuda")]
+    assert "gpu" in report.machine
 
 
 def test_the_images_measured_on_keep_their_annotations(data: tuple[CocoIndex, Path]) -> None:
