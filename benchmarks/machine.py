@@ -6,17 +6,23 @@ import os
 import platform
 from collections.abc import Iterator
 from contextlib import contextmanager
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-LIBRARIES = ("opencv-python-headless", "torch", "torchvision", "albumentations", "numpy", "simplejpeg")
+LIBRARIES = ("opencv-python-headless", "torch", "torchvision", "albumentations", "numpy", "simplejpeg", "rasterio")
 
 
 def describe() -> dict[str, object]:
     """The processor, the cores that this process may use, and the versions of what is compared."""
-    versions = {library: version(library) for library in LIBRARIES}
-    versions["python"] = platform.python_version()
+    versions = {"python": platform.python_version(), **{library: _version(library) for library in LIBRARIES}}
     return {"cpu": cpu_model(), "cores": len(os.sched_getaffinity(0)), "versions": versions}
+
+
+def _version(library: str) -> str:
+    try:
+        return version(library)
+    except PackageNotFoundError:  # some are optional, and change what is measured
+        return "not installed"
 
 
 def cpu_model() -> str:
