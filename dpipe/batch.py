@@ -35,6 +35,10 @@ class Batch:
         return f"Batch({tuple(self.images.shape)} {self.images.dtype}, {instances} instances)"
 
     def to(self, device: torch.device | str) -> Batch:
-        """Returns the batch with all tensors on a device; from pinned memory, the copy goes on while this returns."""
-        images = self.images.to(device, non_blocking=True)
+        """Returns the batch with all tensors on a device.
+
+        On the way to a GPU nothing waits for what is queued there, and pixels in pinned memory not even for their copy.
+        """
+        # Towards the host, a copy that nobody waits for could be read too early.
+        images = self.images.to(device, non_blocking=torch.device(device).type == "cuda")
         return Batch(images, [target.to(device) for target in self.targets], self.stand_in)

@@ -66,7 +66,8 @@ class Target:
     def to(self, device: torch.device | str) -> Target:
         """Returns the target with its tensors on a device; polygons stay in host memory."""
         tensors = {name: value for name, value in vars(self).items() if isinstance(value, torch.Tensor)}
-        moved: dict[str, Any] = {name: tensor.to(device) for name, tensor in tensors.items()}
+        non_blocking = torch.device(device).type == "cuda"  # not towards the host, where it could be read too early
+        moved: dict[str, Any] = {name: tensor.to(device, non_blocking=non_blocking) for name, tensor in tensors.items()}
         return replace(self, **moved)
 
 
