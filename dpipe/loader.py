@@ -203,12 +203,14 @@ class DetectionLoader:
                     yield batch
 
             with closing(self.backend.stream(plans())) as stream:
-                for number, made in enumerate(stream, position + 1):
+                for made in stream:
                     batch_plans, targets = waiting.popleft()
                     batch = self._batch(made, batch_plans, targets.result())
-                    self.sampler.go_to(epoch, number, earlier)
+                    position += 1
+                    self.sampler.go_to(epoch, position, earlier)
                     if batch is not None:
                         yield batch.to(self.device)
+                    del made, batch  # their memory is wanted for the next ones
         self.sampler.go_to(epoch + 1)
 
     def plan(self, sample: int, epoch: int) -> SamplePlan:

@@ -169,10 +169,16 @@ def test_failing_is_the_default(dataset: Dataset, backend: Any) -> None:
     assert loader.sampler.position == 3
 
 
-def test_an_interrupted_epoch_with_skipped_samples_loses_no_other(dataset: Dataset) -> None:
+def test_an_interrupted_epoch_with_skipped_samples_loses_no_other(dataset: Dataset, backend: Any) -> None:
     index, folder = dataset
     spoil(folder, 1, 6)
-    options: dict[str, Any] = {"augment": [], "on_bad_sample": "skip", "pad_last": False}
+    options: dict[str, Any] = {
+        "augment": [],
+        "on_bad_sample": "skip",
+        "pad_last": False,
+        "prefetch": 3,
+        "backend": backend,
+    }
     loader = DetectionLoader(index, folder, batch_size=3, **options)
     iterator = iter(loader)
     seen = [next(iterator), next(iterator)]
