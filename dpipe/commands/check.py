@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from converters.report import counted
 from dpipe.cli_errors import one_line_errors
 from dpipe.cli_text import printable
 
@@ -73,9 +74,9 @@ def _show(report: CheckReport) -> None:
             )
         Console(highlight=False).print(table)
     looked = "" if report.decoded else ", whose pixels were not decoded"
+    images, annotations = counted(report.image_count, "image"), counted(report.annotation_count, "annotation")
     typer.echo(
-        f"{report.image_count:,} images{looked}, {report.annotation_count:,} annotations: "
-        f"{report.errors:,} errors, {report.warnings:,} warnings"
+        f"{images}{looked}, {annotations}: {counted(report.errors, 'error')}, {counted(report.warnings, 'warning')}"
     )
 
 

@@ -401,7 +401,7 @@ def test_the_command_prints_a_table_writes_a_report_and_exits_1(tmp_path: Path, 
     assert result.exit_code == 1, result.output
     assert "missing_image" in result.stdout
     assert r"[bold]\x1b[2J.jpg" in result.stdout
-    assert result.stdout.endswith("3 images, 3 annotations: 1 errors, 1 warnings\n")
+    assert result.stdout.endswith("3 images, 3 annotations: 1 error, 1 warning\n")
     report = json.loads((tmp_path / "report.json").read_text())
     assert (report["errors"], report["warnings"], report["decoded"]) == (1, 1, True)
     assert report["findings"][-1] == {
