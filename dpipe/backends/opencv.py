@@ -29,6 +29,8 @@ class OpenCVBackend:
     in one thread; OpenCV's own threads are switched off (for the process, as it has one setting), since they would
     compete with ours for the same cores.
 
+    A batch stays as it is for as long as someone holds it, or any part of it; then its memory is used for another.
+
     Args:
         paths: Image files by image number; indexed only when an image is read.
         augment: Its normalisation and padding are applied.

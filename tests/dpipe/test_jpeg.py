@@ -146,6 +146,21 @@ def test_padding_before_the_end_marker_is_no_damage(tmp_path: Path, photo: np.nd
         decode(path)
 
 
+@pytest.mark.parametrize("what", ["revision", "transform"])
+def test_a_header_of_unknown_wording_is_no_damage(tmp_path: Path, photo: np.ndarray, what: str) -> None:
+    path = tmp_path / "a.jpg"
+    Image.fromarray(photo).save(path, quality=92, **({"keep_rgb": True} if what == "transform" else {}))
+    data = bytearray(path.read_bytes())
+    if what == "revision":
+        data[data.find(b"JFIF\0") + 5] = 9
+    else:
+        data[data.find(b"Adobe") + 11] = 5
+    path.write_bytes(data)
+    with pytest.raises(ValueError, match=r"Warning: unknown JFIF|Unknown Adobe"):
+        simplejpeg.decode_jpeg(bytes(data))
+    np.testing.assert_array_equal(decode(path), cv2.imdecode(np.frombuffer(data, np.uint8), STORED))
+
+
 def test_an_image_lies_in_the_memory_of_the_one_before(tmp_path: Path, photo: np.ndarray) -> None:
     encode(photo, tmp_path / "a.jpg")
     encode(photo[:40, :50], tmp_path / "b.jpg")
