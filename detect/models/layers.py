@@ -14,7 +14,7 @@ class ConvModule(nn.Module):
     """A convolution, then an optional norm, then an optional ReLU.
 
     Its parameters are named as OpenMMLab's checkpoints name them: ``conv.weight``, ``conv.bias``, ``bn.*`` or
-    ``gn.*``. The convolution has a bias only where no norm follows.
+    ``gn.*``.
 
     Args:
         in_channels: Channels of the input.
@@ -25,6 +25,7 @@ class ConvModule(nn.Module):
         norm: ``bn`` (BatchNorm), ``gn`` (GroupNorm) or None.
         num_groups: Groups of a GroupNorm.
         activation: ``relu`` or None.
+        bias: Whether the convolution has a bias; by default only where no norm follows.
     """
 
     def __init__(
@@ -37,11 +38,14 @@ class ConvModule(nn.Module):
         norm: Literal["bn", "gn"] | None = None,
         num_groups: int = 32,
         activation: Literal["relu"] | None = None,
+        bias: bool | None = None,
     ) -> None:
         super().__init__()
         if padding is None:
             padding = kernel_size // 2
-        self.conv = nn.Conv2d(in_channels, out_channels, kernel_size, stride, padding, bias=norm is None)
+        self.conv = nn.Conv2d(
+            in_channels, out_channels, kernel_size, stride, padding, bias=norm is None if bias is None else bias
+        )
         self.norm_name = norm
         if norm == "bn":
             self.bn = nn.BatchNorm2d(out_channels)

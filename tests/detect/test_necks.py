@@ -23,6 +23,66 @@ def test_fpn_equals_the_reference(parity, case):
         torch.testing.assert_close(out, expected, atol=1e-4, rtol=1e-4)
 
 
+def test_fpn_with_extra_convolutions_equals_the_reference(parity):
+    case = parity("fcos_r50_caffe_fpn_gn_head")
+    neck = FPN((32, 64, 128, 256), 32, start_level=1, add_extra_convs="on_output", relu_before_extra_convs=True)
+    neck.load_state_dict(case.weights_of("neck"))
+    assert (neck.channels, neck.strides) == ((32,) * 5, (8, 16, 32, 64, 128))
+    with torch.no_grad():
+        outs = neck(case.levels("eval/backbone"))
+    for out, expected in zip(outs, case.levels("eval/neck"), strict=True):
+        torch.testing.assert_close(out, expected, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("source", ["on_input", "on_lateral", "on_output", True])
+@pytest.mark.parametrize("relu", [False, True])
+def test_what_extra_convolutions_read(source, relu):
+    torch.manual_seed(0)
+    features = [torch.randn(1, c, s, s) for c, s in zip((2, 3, 4, 5), (16, 8, 4, 2), strict=True)]
+    neck = FPN((2, 3, 4, 5), 6, start_level=1, add_extra_convs=source, relu_before_extra_convs=relu)
+    outs = neck(features)
+    sources = {"on_input": features[3], "on_lateral": neck.lateral_convs[2](features[3]), "on_output": outs[2]}
+    fourth = neck.fpn_convs[3](sources["on_input" if source is True else source])
+    torch.testing.assert_close(outs[3], fourth)
+    torch.testing.assert_close(outs[4], neck.fpn_convs[4](fourth.relu() if relu else fourth))
+    assert [out.shape[-1] for out in outs] == [8, 4, 2, 1, 1]
+    assert not torch.equal(neck.fpn_convs[4](fourth.relu()), neck.fpn_convs[4](fourth))
+
+
+def test_fpn_without_extra_convolutions_subsamples():
+    neck = FPN((2, 3, 4, 5), 6, start_level=1, add_extra_convs=False)
+    outs = neck([torch.randn(1, c, s, s) for c, s in zip((2, 3, 4, 5), (32, 16, 8, 4), strict=True)])
+    assert len(neck.fpn_convs) == 3
+    assert torch.equal(outs[3], outs[2][:, :, ::2, ::2])
+    assert torch.equal(outs[4], outs[3][:, :, ::2, ::2])
+
+
+def test_fpn_up_to_an_inner_level():
+    features = [torch.randn(1, c, s, s) for c, s in zip((2, 3, 4, 5), (16, 8, 4, 2), strict=True)]
+    inner = FPN((2, 3, 4, 5), 6, num_outs=2, start_level=1, end_level=2)
+    alone = FPN((3, 4), 6, num_outs=2, strides=(8, 16))
+    alone.load_state_dict(inner.state_dict())
+    assert inner.strides == alone.strides == (8, 16)
+    for ours, expected in zip(inner(features), alone(features[1:3]), strict=True):
+        assert torch.equal(ours, expected)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"start_level": 4}, "start_level 4 and end_level -1 take no levels of 4"),
+        ({"start_level": 2, "end_level": 1}, "start_level 2 and end_level 1"),
+        ({"end_level": 4}, "end_level 4"),
+        ({"end_level": -2}, "end_level -2"),
+        ({"end_level": 2}, "num_outs is 5, but levels 0 to 2 of 4 make a pyramid of 3"),
+        ({"start_level": 1, "num_outs": 2}, "num_outs is 2, but a pyramid over 3 levels"),
+    ],
+)
+def test_levels_that_fpn_cannot_take(options, message):
+    with pytest.raises(InputError, match=message):
+        FPN((2, 3, 4, 5), 6, **options)
+
+
 def test_fpn_full_size_names_and_shapes(parity):
     keys = parity("full_size_keys").json("cascade-mask-rcnn_r50_fpn_1x_cityscapes-like-8classes")
     with torch.device("meta"):
