@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from detect.models.losses import CrossEntropyLoss, L1Loss, SmoothL1Loss, accuracy
+from detect.models.losses import CrossEntropyLoss, FocalLoss, GIoULoss, IoULoss, L1Loss, SmoothL1Loss, accuracy
 
 
 @pytest.mark.parametrize(
@@ -16,6 +16,27 @@ def test_box_losses_equal_the_reference(parity, loss, name):
     case = parity("mmdet_parts")
     value = loss(case.inputs["loss/reg_pred"], case.inputs["loss/reg_target"], avg_factor=50)
     torch.testing.assert_close(value, case.expected[f"loss/{name}_avg50"].squeeze(), rtol=1e-5, atol=0)
+
+
+def test_focal_and_iou_losses_equal_the_reference(parity):
+    inputs, expected = parity("mmdet_parts").inputs, parity("mmdet_parts").expected
+    focal = FocalLoss()(inputs["loss/logits"], inputs["loss/labels"], avg_factor=17)
+    torch.testing.assert_close(focal, expected["loss/focal_avg17"].squeeze(), rtol=1e-5, atol=0)
+    pred, target, weight = (inputs[f"loss/iou_{name}"] for name in ("pred", "target", "weight"))
+    iou = IoULoss()(pred, target, weight, avg_factor=9.5)
+    torch.testing.assert_close(iou, expected["loss/iou_log_weighted_avg9.5"].squeeze(), rtol=1e-5, atol=0)
+
+
+def test_losses_of_overlaps_by_hand():
+    """Unit squares: the same, half over each other, and one unit apart."""
+    pred = torch.tensor([[0.0, 0, 1, 1], [0, 0, 1, 1], [0, 0, 1, 1]])
+    target = torch.tensor([[0.0, 0, 1, 1], [0.5, 0, 1.5, 1], [2, 0, 3, 1]])
+    ious = torch.tensor([1, 1 / 3, 0])
+    for mode, values in (("linear", 1 - ious), ("square", 1 - ious**2), ("log", -ious.clamp(min=1e-6).log())):
+        torch.testing.assert_close(
+            IoULoss(mode=mode, reduction="none", eps=1e-6)(pred, target), values, atol=2e-6, rtol=0
+        )
+    torch.testing.assert_close(GIoULoss(reduction="none")(pred, target), torch.tensor([0, 2 / 3, 1 + 1 / 3]))
 
 
 def test_cross_entropies_by_hand():

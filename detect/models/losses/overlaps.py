@@ -1,0 +1,129 @@
+"""Losses of boxes by how they overlap, pair by pair.
+
+Shapes and names:
+    N pairs of boxes; pred and target are boxes (N, 4) as (x1, y1, x2, y2) in pixels, and the loss is (N,).
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor, nn
+
+from detect.models.arguments import NotNegative, Positive
+from detect.models.boxes import box_areas
+from detect.models.losses.weighting import Reduction, weighted_loss
+from detect.registry import MODELS
+
+MIN_UNION = 1e-6
+"""What a union is at least, in pixels squared, when the IoU itself is the loss."""
+
+
+def overlaps_and_unions(boxes: Tensor, others: Tensor) -> tuple[Tensor, Tensor]:
+    """Areas of the intersections and of the unions of boxes (N, 4), pair by pair: both (N,)."""
+    sides = torch.minimum(boxes[:, 2:], others[:, 2:]) - torch.maximum(boxes[:, :2], others[:, :2])
+    width, height = sides.clamp(min=0).unbind(dim=1)
+    overlaps = width * height
+    return overlaps, box_areas(boxes) + box_areas(others) - overlaps
+
+
+def enclosing_sides(boxes: Tensor, others: Tensor) -> tuple[Tensor, Tensor]:
+    """Width and height (N,) of the smallest box around each pair of boxes (N, 4)."""
+    sides = torch.maximum(boxes[:, 2:], others[:, 2:]) - torch.minimum(boxes[:, :2], others[:, :2])
+    width, height = sides.clamp(min=0).unbind(dim=1)
+    return width, height
+
+
+@weighted_loss
+def iou_loss(
+    pred: Tensor, target: Tensor, *, mode: Literal["linear", "square", "log"] = "log", eps: float = 1e-6
+) -> Tensor:
+    """1 - IoU, 1 - IoU squared, or -log IoU (UnitBox, arXiv 1608.01471), with IoUs of at least ``eps``."""
+    overlaps, unions = overlaps_and_unions(pred, target)
+    ious = (overlaps / unions.clamp(min=MIN_UNION)).clamp(min=eps)
+    if mode == "linear":
+        return 1 - ious
+    return 1 - ious.square() if mode == "square" else -ious.log()
+
+
+@weighted_loss
+def giou_loss(pred: Tensor, target: Tensor, *, eps: float = 1e-7) -> Tensor:
+    """1 - IoU + the share of the enclosing box that is outside the union (arXiv 1902.09630); areas at least ``eps``."""
+    overlaps, unions = overlaps_and_unions(pred, target)
+    unions = unions.clamp(min=eps)
+    width, height = enclosing_sides(pred, target)
+    enclosing = (width * height).clamp(min=eps)
+    return 1 - (overlaps / unions - (enclosing - unions) / enclosing)
+
+
+@MODELS.register
+class IoULoss(nn.Module):
+    """Loss of boxes by their IoU with the ground truths (UnitBox, arXiv 1608.01471).
+
+    Args:
+        eps: The least IoU that is told apart from none.
+        reduction: ``mean``, ``sum`` or ``none``.
+        loss_weight: What the result is multiplied by.
+        mode: ``linear`` for 1 - IoU, ``square`` for 1 - IoU squared, ``log`` for -log IoU.
+    """
+
+    takes_boxes: ClassVar[bool] = True
+
+    def __init__(
+        self,
+        eps: Positive = 1e-6,
+        reduction: Reduction = "mean",
+        loss_weight: NotNegative = 1.0,
+        mode: Literal["linear", "square", "log"] = "log",
+    ) -> None:
+        super().__init__()
+        self.eps = eps
+        self.reduction = reduction
+        self.loss_weight = loss_weight
+        self.mode: Literal["linear", "square", "log"] = mode
+
+    def forward(
+        self,
+        pred: Tensor,
+        target: Tensor,
+        weight: Tensor | None = None,
+        avg_factor: float | Tensor | None = None,
+        reduction_override: Reduction | None = None,
+    ) -> Tensor:
+        """The loss of boxes (N, 4), with a weight (N,) or (N, 4); a scalar unless the reduction is ``none``: (N,)."""
+        return self.loss_weight * iou_loss(
+            pred, target, weight, reduction_override or self.reduction, avg_factor, mode=self.mode, eps=self.eps
+        )
+
+
+@MODELS.register
+class GIoULoss(nn.Module):
+    """Loss of boxes by their generalised IoU, which tells how far boxes without overlap are apart (arXiv 1902.09630).
+
+    Args:
+        eps: What unions and enclosing boxes measure at least, in pixels squared.
+        reduction: ``mean``, ``sum`` or ``none``.
+        loss_weight: What the result is multiplied by.
+    """
+
+    takes_boxes: ClassVar[bool] = True
+
+    def __init__(self, eps: Positive = 1e-7, reduction: Reduction = "mean", loss_weight: NotNegative = 1.0) -> None:
+        super().__init__()
+        self.eps = eps
+        self.reduction = reduction
+        self.loss_weight = loss_weight
+
+    def forward(
+        self,
+        pred: Tensor,
+        target: Tensor,
+        weight: Tensor | None = None,
+        avg_factor: float | Tensor | None = None,
+        reduction_override: Reduction | None = None,
+    ) -> Tensor:
+        """The loss of boxes (N, 4), with a weight (N,) or (N, 4); a scalar unless the reduction is ``none``: (N,)."""
+        return self.loss_weight * giou_loss(
+            pred, target, weight, reduction_override or self.reduction, avg_factor, eps=self.eps
+        )
