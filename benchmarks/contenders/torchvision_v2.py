@@ -45,7 +45,7 @@ class TorchvisionV2:
         boxes = tv_tensors.BoundingBoxes(
             torch.from_numpy(sample.boxes).float(),
             format="XYXY",
-            canvas_size=steps.source_size,  # type: ignore[call-overload]
+            canvas_size=steps.source_size,
         )
         inputs: list[Any] = [image, masks, boxes]
         # Masks are filled with 0 where nothing is said; saying so costs them nearly twice the time.
