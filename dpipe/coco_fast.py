@@ -12,10 +12,8 @@ what is wrong with it.
 from __future__ import annotations
 
 import codecs
-import threading
 from array import array
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable, Sequence
 from itertools import pairwise, starmap
 from math import nan
 from typing import Any
@@ -32,7 +30,7 @@ from dpipe.ragged import Ints, offsets_of
 
 # Text of polygon lists is parsed in pieces of about this size, which the processor's cache holds with all made from it.
 PIECE_BYTES = 1 << 20
-THREADS_FROM_PIECES = 8
+BYTES_A_VERTEX = 8
 RECORDS = 4096
 NOTHING = msgspec.Raw(b"null")
 COMMA, OPENING, CLOSING = b",[]"
@@ -184,21 +182,44 @@ def _read_polygons(segmentations: Sequence[msgspec.Raw], sizes: Ints) -> Polygon
     lengths = np.fromiter(map(len, map(memoryview, segmentations)), dtype=np.int64, count=len(segmentations))
     last = np.flatnonzero(np.diff(np.cumsum(lengths) // PIECE_BYTES))
     bounds = [0, *(last + 1).tolist(), len(segmentations)] if len(lengths) else []
-    parsers = threading.local()
+    parser = simdjson.Parser()
 
     def read(start: int, end: int) -> Polygons:
-        if not hasattr(parsers, "mine"):
-            parsers.mine = simdjson.Parser()
         text, masks = _set_masks_apart(b",".join(segmentations[start:end]), offsets_of(lengths[start:end] + 1))
-        lists = _flat_lists(text, end - start, parsers.mine)
+        lists = _flat_lists(text, end - start, parser)
         arrays = arrange(lists, masks, sizes[start:end], lambda number: f"segmentation {number}")
         return Polygons(*arrays)
 
-    if len(bounds) - 1 < THREADS_FROM_PIECES:
-        return Polygons.concatenate(list(starmap(read, pairwise(bounds))))
-    # More than two would wait for each other: parsing itself holds the interpreter, NumPy's loops leave it.
-    with ThreadPoolExecutor(2) as threads:
-        return Polygons.concatenate(list(threads.map(read, bounds[:-1], bounds[1:])))
+    return _joined(starmap(read, pairwise(bounds)), int(lengths.sum()) // BYTES_A_VERTEX)
+
+
+def _joined(pieces: Iterable[Polygons], capacity: int) -> Polygons:
+    """The instances of all, each piece of which is dropped as soon as it is copied.
+
+    Args:
+        pieces: In their order.
+        capacity: How many vertices are expected; memory that is not needed costs nothing.
+    """
+    vertices = np.empty((capacity, 2), dtype=np.float32)
+    count = 0
+    vertex_counts, ring_counts, holes = [], [], []
+    for piece in pieces:
+        end = count + len(piece.vertices)
+        if end > len(vertices):
+            vertices = np.concatenate([vertices[:count], np.empty((max(end, count), 2), dtype=np.float32)])
+        vertices[count:end] = piece.vertices
+        count = end
+        vertex_counts.append(np.diff(piece.ring_offsets))
+        ring_counts.append(np.diff(piece.instance_offsets))
+        holes.append(piece.holes)
+    if not ring_counts:
+        return Polygons.empty()
+    return Polygons(
+        vertices=vertices[:count],
+        ring_offsets=offsets_of(np.concatenate(vertex_counts)),
+        instance_offsets=offsets_of(np.concatenate(ring_counts)),
+        holes=np.concatenate(holes),
+    )
 
 
 def _set_masks_apart(text: bytes, starts: Ints) -> tuple[bytes, dict[int, Any]]:

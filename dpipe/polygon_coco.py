@@ -113,10 +113,12 @@ def _rings(lists: FlatLists) -> Arrays:
     kept = point_counts >= 3
     # The first three points of most rings have a width and a height already.
     rings = np.flatnonzero(kept)
-    flat = rings[~_have_extent(points[starts[rings, None] + np.arange(3)])]
-    kept[flat] = [
-        bool(_have_extent(points[None, start : start + count]))
-        for start, count in zip(starts[flat].tolist(), point_counts[flat].tolist(), strict=True)
+    first = points[starts[rings]]
+    has_extent = (points[starts[rings] + 1] != first) | (points[starts[rings] + 2] != first)
+    doubtful = rings[~has_extent.all(axis=1)]
+    kept[doubtful] = [
+        bool((points[start : start + count] != points[start]).any(axis=0).all())
+        for start, count in zip(starts[doubtful].tolist(), point_counts[doubtful].tolist(), strict=True)
     ]
     instance = group_numbers(offsets_of(lists.ring_counts))[kept]
     if not kept.all():
@@ -127,11 +129,6 @@ def _rings(lists: FlatLists) -> Arrays:
         offsets_of(np.bincount(instance, minlength=len(lists.ring_counts))),
         np.zeros(int(kept.sum()), dtype=np.bool_),
     )
-
-
-def _have_extent(points: NDArray[np.float32]) -> NDArray[np.bool_]:
-    """(n,) whether sets of points (n, k, 2) have a width and a height."""
-    return (points.max(axis=1) > points.min(axis=1)).all(axis=1)
 
 
 def _malformed_list(segmentations: Sequence[Any], name: Where) -> InputError:
