@@ -12,13 +12,19 @@ compare boxes (x1, y1, x2, y2) in pixels, or any numbers, such as the deltas bet
 """
 
 from detect.models.losses.cross_entropy import CrossEntropyLoss, accuracy
-from detect.models.losses.differences import L1Loss, SmoothL1Loss
+from detect.models.losses.differences import BalancedL1Loss, L1Loss, SmoothL1Loss
 from detect.models.losses.focal import FocalLoss
-from detect.models.losses.overlaps import GIoULoss, IoULoss
+from detect.models.losses.harmonized import GHMC, GHMR
+from detect.models.losses.overlaps import CIoULoss, DIoULoss, GIoULoss, IoULoss
 from detect.models.losses.weighting import weighted_loss
 
 __all__ = [
+    "GHMC",
+    "GHMR",
+    "BalancedL1Loss",
+    "CIoULoss",
     "CrossEntropyLoss",
+    "DIoULoss",
     "FocalLoss",
     "GIoULoss",
     "IoULoss",

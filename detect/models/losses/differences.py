@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from typing import ClassVar
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from detect.models.arguments import NotNegative
+from detect.models.arguments import NotNegative, Positive
 from detect.models.losses.weighting import Reduction, weighted_loss
 from detect.registry import MODELS
 
@@ -22,6 +24,26 @@ def l1_loss(pred: Tensor, target: Tensor) -> Tensor:
 def smooth_l1_loss(pred: Tensor, target: Tensor, *, beta: float = 1.0) -> Tensor:
     """Differences of tensors of one shape: squared and halved over ``beta`` below ``beta``, absolute above."""
     return F.smooth_l1_loss(pred, target, beta=beta, reduction="none")
+
+
+@weighted_loss
+def balanced_l1_loss(
+    pred: Tensor, target: Tensor, *, alpha: float = 0.5, gamma: float = 1.5, beta: float = 1.0
+) -> Tensor:
+    """Differences of tensors of one shape, small ones with more gradient than smooth L1 gives them (arXiv 1904.02701).
+
+    Args:
+        pred: (...).
+        target: (...).
+        alpha: The smaller, the more of the gradient goes to small differences.
+        gamma: The gradient of large differences.
+        beta: From here on a difference is large.
+    """
+    # The paper's b, which makes the gradients alpha * ln(b * difference + 1) and gamma meet at a difference of 1.
+    b = math.exp(gamma / alpha) - 1
+    difference = (pred - target).abs()
+    small = alpha / b * (b * difference + 1) * torch.log(b * difference / beta + 1) - alpha * difference
+    return torch.where(difference < beta, small, gamma * difference + gamma / b - alpha * beta)
 
 
 @MODELS.register
@@ -81,4 +103,54 @@ class SmoothL1Loss(nn.Module):
         """The loss of ``pred`` and ``target`` of one shape, a scalar unless the reduction is ``none``."""
         return self.loss_weight * smooth_l1_loss(
             pred, target, weight, reduction_override or self.reduction, avg_factor, beta=self.beta
+        )
+
+
+@MODELS.register
+class BalancedL1Loss(nn.Module):
+    """Smooth L1 with more weight for boxes that nearly fit (Libra R-CNN, arXiv 1904.02701).
+
+    Args:
+        alpha: The smaller, the more of the gradient goes to small differences.
+        gamma: The gradient of large differences.
+        beta: From here on a difference is large.
+        reduction: ``mean``, ``sum`` or ``none``.
+        loss_weight: What the result is multiplied by.
+    """
+
+    takes_boxes: ClassVar[bool] = False
+
+    def __init__(
+        self,
+        alpha: Positive = 0.5,
+        gamma: Positive = 1.5,
+        beta: Positive = 1.0,
+        reduction: Reduction = "mean",
+        loss_weight: NotNegative = 1.0,
+    ) -> None:
+        super().__init__()
+        self.alpha = alpha
+        self.gamma = gamma
+        self.beta = beta
+        self.reduction = reduction
+        self.loss_weight = loss_weight
+
+    def forward(
+        self,
+        pred: Tensor,
+        target: Tensor,
+        weight: Tensor | None = None,
+        avg_factor: float | Tensor | None = None,
+        reduction_override: Reduction | None = None,
+    ) -> Tensor:
+        """The loss of ``pred`` and ``target`` of one shape, a scalar unless the reduction is ``none``."""
+        return self.loss_weight * balanced_l1_loss(
+            pred,
+            target,
+            weight,
+            reduction_override or self.reduction,
+            avg_factor,
+            alpha=self.alpha,
+            gamma=self.gamma,
+            beta=self.beta,
         )

@@ -6,6 +6,7 @@ Shapes and names:
 
 from __future__ import annotations
 
+import math
 from typing import ClassVar, Literal
 
 import torch
@@ -55,6 +56,34 @@ def giou_loss(pred: Tensor, target: Tensor, *, eps: float = 1e-7) -> Tensor:
     width, height = enclosing_sides(pred, target)
     enclosing = (width * height).clamp(min=eps)
     return 1 - (overlaps / unions - (enclosing - unions) / enclosing)
+
+
+@weighted_loss
+def diou_loss(pred: Tensor, target: Tensor, *, eps: float = 1e-7) -> Tensor:
+    """1 - IoU + the distance of centres in diagonals of the enclosing box, squared (arXiv 1911.08287)."""
+    return 1 - _distance_ious(pred, target, eps)[1]
+
+
+@weighted_loss
+def ciou_loss(pred: Tensor, target: Tensor, *, eps: float = 1e-7) -> Tensor:
+    """The DIoU loss, and from IoU 0.5 on also how far the ratios of the sides differ (arXiv 2005.03572)."""
+    ious, distance_ious = _distance_ious(pred, target, eps)
+    angles = [torch.atan((b[:, 2] - b[:, 0]) / (b[:, 3] - b[:, 1] + eps)) for b in (target, pred)]
+    misfit = 4 / math.pi**2 * (angles[0] - angles[1]).square()
+    with torch.no_grad():
+        # Boxes that are the same can leave 0 to be divided by 0, which OpenMMLab's makes NaN.
+        trade_off = (ious > 0.5) * misfit / (1 - ious + misfit).clamp(min=torch.finfo(ious.dtype).tiny)
+    return 1 - (distance_ious - trade_off * misfit).clamp(-1, 1)
+
+
+def _distance_ious(boxes: Tensor, others: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+    """IoUs and DIoUs (N,) of boxes (N, 4), pair by pair; ``eps`` is added to unions and squared diagonals."""
+    overlaps, unions = overlaps_and_unions(boxes, others)
+    ious = overlaps / (unions + eps)
+    width, height = enclosing_sides(boxes, others)
+    shifts = (others[:, :2] + others[:, 2:]) - (boxes[:, :2] + boxes[:, 2:])  # twice the distance
+    distances = (shifts.square() / 4).sum(dim=1)
+    return ious, ious - distances / (width.square() + height.square() + eps)
 
 
 @MODELS.register
@@ -125,5 +154,69 @@ class GIoULoss(nn.Module):
     ) -> Tensor:
         """The loss of boxes (N, 4), with a weight (N,) or (N, 4); a scalar unless the reduction is ``none``: (N,)."""
         return self.loss_weight * giou_loss(
+            pred, target, weight, reduction_override or self.reduction, avg_factor, eps=self.eps
+        )
+
+
+@MODELS.register
+class DIoULoss(nn.Module):
+    """Loss of boxes by their IoU and the distance of their centres (arXiv 1911.08287).
+
+    Args:
+        eps: What is added to whatever divides, in pixels or their square.
+        reduction: ``mean``, ``sum`` or ``none``.
+        loss_weight: What the result is multiplied by.
+    """
+
+    takes_boxes: ClassVar[bool] = True
+
+    def __init__(self, eps: Positive = 1e-7, reduction: Reduction = "mean", loss_weight: NotNegative = 1.0) -> None:
+        super().__init__()
+        self.eps = eps
+        self.reduction = reduction
+        self.loss_weight = loss_weight
+
+    def forward(
+        self,
+        pred: Tensor,
+        target: Tensor,
+        weight: Tensor | None = None,
+        avg_factor: float | Tensor | None = None,
+        reduction_override: Reduction | None = None,
+    ) -> Tensor:
+        """The loss of boxes (N, 4), with a weight (N,) or (N, 4); a scalar unless the reduction is ``none``: (N,)."""
+        return self.loss_weight * diou_loss(
+            pred, target, weight, reduction_override or self.reduction, avg_factor, eps=self.eps
+        )
+
+
+@MODELS.register
+class CIoULoss(nn.Module):
+    """Loss of boxes by their IoU, the distance of their centres and the ratios of their sides (arXiv 2005.03572).
+
+    Args:
+        eps: What is added to whatever divides, in pixels or their square.
+        reduction: ``mean``, ``sum`` or ``none``.
+        loss_weight: What the result is multiplied by.
+    """
+
+    takes_boxes: ClassVar[bool] = True
+
+    def __init__(self, eps: Positive = 1e-7, reduction: Reduction = "mean", loss_weight: NotNegative = 1.0) -> None:
+        super().__init__()
+        self.eps = eps
+        self.reduction = reduction
+        self.loss_weight = loss_weight
+
+    def forward(
+        self,
+        pred: Tensor,
+        target: Tensor,
+        weight: Tensor | None = None,
+        avg_factor: float | Tensor | None = None,
+        reduction_override: Reduction | None = None,
+    ) -> Tensor:
+        """The loss of boxes (N, 4), with a weight (N,) or (N, 4); a scalar unless the reduction is ``none``: (N,)."""
+        return self.loss_weight * ciou_loss(
             pred, target, weight, reduction_override or self.reduction, avg_factor, eps=self.eps
         )
