@@ -1,4 +1,4 @@
-"""Trains torchvision's Faster R-CNN with Lightning's Trainer, from a data module.
+"""Trains torchvision's FCOS with Lightning's Trainer, from a data module.
 
     python examples/lightning_datamodule.py train.json train/images val.json val/images --root run --epochs 12
 
@@ -19,9 +19,10 @@ import lightning as L
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import Tensor
-from torchvision.models.detection import FasterRCNN
+from torchvision.models.detection import FCOS
 from torchvision.models.detection.backbone_utils import resnet_fpn_backbone
 from torchvision.ops import box_iou
+from torchvision.ops.feature_pyramid_network import LastLevelP6P7
 
 from dpipe import Batch, CocoIndex, DetectionLoader, RandomFlip, Resize, to_torchvision
 
@@ -83,7 +84,7 @@ class DetectionData(L.LightningDataModule):
 
 
 class Detector(L.LightningModule):
-    """A Faster R-CNN.
+    """An FCOS.
 
     Args:
         num_classes: Of objects, without the background.
@@ -95,12 +96,14 @@ class Detector(L.LightningModule):
     def __init__(self, num_classes: int, size: int, lr: float = 0.005, backbone: str = "resnet50") -> None:
         super().__init__()
         self.save_hyperparameters()
-        self.model = FasterRCNN(
-            resnet_fpn_backbone(backbone_name=backbone, weights=None, trainable_layers=5),
-            num_classes=num_classes + 1,
-            min_size=size,
-            max_size=2 * size,
+        features = resnet_fpn_backbone(
+            backbone_name=backbone,
+            weights=None,
+            trainable_layers=5,
+            returned_layers=[2, 3, 4],
+            extra_blocks=LastLevelP6P7(256, 256),
         )
+        self.model = FCOS(features, num_classes=num_classes + 1, min_size=size, max_size=2 * size)
         self.lr = lr
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
@@ -127,7 +130,7 @@ class Detector(L.LightningModule):
 
 def main(arguments: Sequence[str] | None = None) -> L.Trainer:
     """Reads the command line and trains."""
-    parser = argparse.ArgumentParser(description="Train Faster R-CNN with Lightning.")
+    parser = argparse.ArgumentParser(description="Train FCOS with Lightning.")
     parser.add_argument("train_annotations", type=Path, help="COCO JSON")
     parser.add_argument("train_images", type=Path, help="folder of the images")
     parser.add_argument("val_annotations", type=Path, help="COCO JSON of the validation set")

@@ -135,6 +135,7 @@ def train(arguments: argparse.Namespace) -> dict[str, float]:
         min_size=arguments.size,
         max_size=2 * arguments.size,
         box_batch_size_per_image=arguments.rois,
+        rpn_post_nms_top_n_test=2 * arguments.rois,
         _skip_resize=True,  # in training, as the loader resizes
     ).to(device)
     optimizer = torch.optim.SGD(model.parameters(), lr=arguments.lr, momentum=0.9, weight_decay=1e-4)
@@ -169,7 +170,7 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, float]:
     parser.add_argument("--batch-size", type=int, default=2)
     parser.add_argument("--size", type=int, default=800, help="shorter side of the images; the longer is at most twice")
     parser.add_argument("--backbone", default="resnet50", help="a ResNet of torchvision, such as resnet18")
-    parser.add_argument("--rois", type=int, default=512, help="regions of each image that the heads are trained on")
+    parser.add_argument("--rois", type=int, default=512, help="regions of an image to train on; twice as many to test")
     parser.add_argument("--lr", type=float, default=0.005)
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
     return train(parser.parse_args(arguments))
