@@ -10,6 +10,7 @@ that would take longer than everything else; such arrays should hold values of w
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import mmap
@@ -79,12 +80,19 @@ def write_arrays(path: Path, arrays: Mapping[str, NDArray[Any]], meta: Mapping[s
         end = _aligned(end + array.nbytes)
     header = json.dumps({"arrays": entries, "bytes": end, "meta": dict(meta)}).encode()
     with whole_file(path) as file:
+        _reserve(file, _aligned(PREFIX + len(header)) + end)
         file.write(MAGIC + len(header).to_bytes(8, "little") + zlib.crc32(header).to_bytes(4, "little") + header)
         start = _aligned(PREFIX + len(header))
         for name, array in contiguous.items():
             file.seek(start + entries[name]["offset"])
             file.write(array.data if array.size else b"")
         file.truncate(start + end)
+
+
+def _reserve(file: BinaryIO, size: int) -> None:
+    """Takes a file's space at once, which makes writing several times as fast; not every file system can."""
+    with contextlib.suppress(OSError, AttributeError):
+        os.posix_fallocate(file.fileno(), 0, size)
 
 
 def map_arrays(path: Path) -> MappedArrays:

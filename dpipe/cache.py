@@ -55,7 +55,7 @@ def looks_of(path: Path) -> Looks:
 
 
 def digest_of(content: bytes) -> str:
-    """Names a content; other threads run meanwhile."""
+    """Names a content."""
     return hashlib.blake2b(content, digest_size=20).hexdigest()
 
 

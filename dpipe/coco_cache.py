@@ -7,14 +7,16 @@ import os
 import stat
 import time
 from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 
 from dpipe import coco_read
 from dpipe.array_file import DamagedError, MappedArrays, map_arrays, write_arrays
+from dpipe.aside import computed_aside
 from dpipe.cache import Cache, cache_folder, digest_of, looks_of
 from dpipe.coco import CocoIndex
 from dpipe.coco_read import read_content, read_index
@@ -29,8 +31,9 @@ SMALLEST_BYTES = 8 << 20
 KIND = "coco-1"
 """To be counted up with every change of what is read from a file, or of the names and meanings of the arrays."""
 
-PLAIN = ("category_ids", "image_ids", "widths", "heights", "offsets", "boxes", "labels", "crowd", "areas")
-PLAIN = (*PLAIN, "annotation_ids")
+OF_IMAGES = ("category_ids", "image_ids", "widths", "heights", "offsets")
+OF_INSTANCES = ("boxes", "labels", "crowd", "areas", "annotation_ids")
+PLAIN = OF_IMAGES + OF_INSTANCES
 OF_POLYGONS = ("vertices", "ring_offsets", "instance_offsets", "holes")
 
 
@@ -133,6 +136,10 @@ def _open(cache: Cache, path: Path, entry: Path) -> CocoIndex | None:
     return index
 
 
+def _digest(content: bytes) -> list[NDArray[Any]]:
+    return [np.array(digest_of(content))]
+
+
 def _read_and_store(cache: Cache, path: Path) -> CocoIndex:
     read_ns = time.time_ns()
     try:
@@ -140,23 +147,26 @@ def _read_and_store(cache: Cache, path: Path) -> CocoIndex:
     except OSError:
         return coco_read.load_index(path)
     content = read_content(path)
-    size = len(content)
-    with ThreadPoolExecutor(1) as threads:
-        # Hashing leaves the interpreter to others: it costs nothing where a second core is free.
-        digest = threads.submit(digest_of, content)
-        index = _open(cache, path, cache.entry(digest.result(), size)) if cache.has_size(size) else None
-        is_stored = index is not None
-        if index is None:
+    index = None
+    with computed_aside(partial(_digest, content)) as name:
+        if not cache.has_size(len(content)):
             index = read_index(path, content)
+        # Otherwise one of them may be of the same content.
+        digest = str(name()[0])
+    entry = cache.entry(digest, len(content))
+    stored = _open(cache, path, entry) if index is None else None
+    if index is None and stored is None:
+        index = read_index(path, content)
     del content
-    entry = cache.entry(digest.result(), size)
     try:
-        if not is_stored:
+        if index is not None:
             write_arrays(entry, arrays_of(index), _rest_of(index))
+            stored = _open(cache, path, entry)
             cache.sweep(entry)
         if looks == looks_of(path):
-            cache.remember(path, looks, digest.result(), read_ns)
+            cache.remember(path, looks, digest, read_ns)
     except OSError as error:
         log.debug("%s: the index of %s is not stored: %s", entry, path, error)
-        return index
-    return _open(cache, path, entry) or index if not is_stored else index
+    found = stored if stored is not None else index
+    assert found is not None
+    return found

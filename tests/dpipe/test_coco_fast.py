@@ -208,3 +208,7 @@ def test_masks_of_many_pieces_are_in_order(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(coco_fast, "PIECE_BYTES", 500)
     monkeypatch.setattr(coco_fast, "RECORDS", 7)
     assert agree(json.dumps(data).encode())
+    monkeypatch.setattr(coco_fast, "TWO_CORES_FROM_PIECES", 10**9)
+    assert agree(json.dumps(data).encode())
+    monkeypatch.setattr(coco_fast, "BYTES_A_VERTEX", 1000)  # more than there is room for
+    assert agree(json.dumps(data).encode())
