@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -15,6 +15,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from torch import Tensor
+
+from dpipe.target import Target
 
 PARITY = Path(__file__).parents[1] / "data" / "parity"
 CLASSES = ["box", "disc"]
@@ -49,6 +51,33 @@ class ParityCase:
         """Expected tensors ``prefix/0``, ``prefix/1`` ... in order."""
         names = [name for name in self.expected if name.rpartition("/")[0] == prefix]
         return [self.expected[f"{prefix}/{i}"] for i in range(len(names))]
+
+    def targets(self, gt: str = "gt", *, without_objects: Collection[int] = (), rescale: bool = True) -> list[Target]:
+        """Targets of the case's two images; without ``rescale`` the resized image passes for the original."""
+        targets = []
+        for i, image in enumerate(self.json("meta")["images"]):
+            prefix = f"{gt}/{i}/"
+            inputs = {name.removeprefix(prefix): t for name, t in self.inputs.items() if name.startswith(prefix)}
+            scale = np.array(image["scale_factor"] if rescale else (1.0, 1.0))
+            keep = slice(0, 0) if i in without_objects else slice(None)
+            masks = inputs.get("masks")
+            boxes = inputs["boxes"][keep]
+            targets.append(
+                Target(
+                    image_id=i,
+                    sample=i,
+                    file_name=image["img_path"],
+                    size=tuple(image["img_shape"]),
+                    original_size=tuple(image["ori_shape"] if rescale else image["img_shape"]),
+                    matrix=np.concatenate([np.diag(scale), np.zeros((2, 1))], axis=1),
+                    boxes=boxes,
+                    labels=inputs["labels"][keep],
+                    masks=None if masks is None else masks[keep],
+                    annotation_ids=torch.arange(len(boxes)),
+                    ignore_boxes=inputs.get("ignored_boxes", torch.zeros(0, 4)),
+                )
+            )
+        return targets
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -211,3 +240,26 @@ def make_shapes() -> Callable[[Path], Shapes]:
 def shapes(tmp_path: Path) -> Shapes:
     """The data set and the recipe, in the test's own folder."""
     return write_shapes(tmp_path / "shapes")
+
+
+@pytest.fixture(scope="session")
+def make_target() -> Callable[..., Target]:
+    """Gives the target of an image at half its original size, with boxes of the classes 0, 1, 2, 0, ..., no masks."""
+
+    def make(boxes: Any, size: tuple[int, int] = (64, 96)) -> Target:
+        boxes = torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4)
+        return Target(
+            image_id=0,
+            sample=0,
+            file_name="image.png",
+            size=size,
+            original_size=(size[0] * 2, size[1] * 2),
+            matrix=np.array([[0.5, 0, 0], [0, 0.5, 0]]),
+            boxes=boxes,
+            labels=torch.arange(len(boxes)) % 3,
+            masks=None,
+            annotation_ids=torch.arange(len(boxes)),
+            ignore_boxes=torch.zeros(0, 4),
+        )
+
+    return make

@@ -19,7 +19,6 @@ from detect.models.roi_heads.bbox_head import Shared2FCBBoxHead
 from detect.models.roi_heads.cascade import CascadeRoIHead
 from detect.models.roi_heads.mask_head import FCNMaskHead
 from detect.models.roi_heads.standard import StandardRoIHead
-from dpipe.target import Target
 
 STRIDES = (4, 8, 16, 32, 64)
 EVERYTHING = 1_000_000  # the reference cases sample all positives and all negatives
@@ -74,32 +73,7 @@ STAGES = {"cascade_mask_rcnn_r50_fpn": ["s0", "s1", "s2"], "faster_rcnn_r18_fpn"
 
 
 def make_targets(case, gt="gt", *, without_objects=(), rescale=True):
-    """Targets of the case's two images; without ``rescale`` the resized image passes for the original."""
-    targets = []
-    for i, image in enumerate(case.json("meta")["images"]):
-        inputs = {
-            name.removeprefix(f"{gt}/{i}/"): t for name, t in case.inputs.items() if name.startswith(f"{gt}/{i}/")
-        }
-        scale = np.array(image["scale_factor"] if rescale else (1.0, 1.0))
-        keep = slice(0, 0) if i in without_objects else slice(None)
-        masks = inputs.get("masks")
-        boxes = inputs["boxes"][keep]
-        targets.append(
-            Target(
-                image_id=i,
-                sample=i,
-                file_name=image["img_path"],
-                size=tuple(image["img_shape"]),
-                original_size=tuple(image["ori_shape"] if rescale else image["img_shape"]),
-                matrix=np.concatenate([np.diag(scale), np.zeros((2, 1))], axis=1),
-                boxes=boxes,
-                labels=inputs["labels"][keep],
-                masks=None if masks is None else masks[keep],
-                annotation_ids=torch.arange(len(boxes)),
-                ignore_boxes=inputs.get("ignored_boxes", torch.zeros(0, 4)),
-            )
-        )
-    return targets
+    return case.targets(gt, without_objects=without_objects, rescale=rescale)
 
 
 class Recorder:

@@ -16,7 +16,6 @@ from detect.models.layers import ConvModule, xavier_init
 from detect.registry import MODELS
 from dpipe.errors import InputError
 
-
 ExtraConvs = Literal["on_input", "on_lateral", "on_output"]
 
 
