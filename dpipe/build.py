@@ -10,8 +10,8 @@ supplies them by name wherever a constructor has such a parameter and the recipe
   parameter annotated ``int`` gets the number that all levels share.
 - A parameter annotated as a mapping of plain values takes a mapping as it is: a ``type`` in it is the class's own
   matter.
-- A class attribute ``part_context`` overrides the context for what one parameter holds:
-  ``part_context: ClassVar = {"rpn_head": {"num_classes": 1}}``.
+- A class attribute ``part_context`` overrides the context for what one parameter holds, and what the part that it
+  holds has written there itself: ``part_context: ClassVar = {"rpn_head": {"num_classes": 1}}``.
 """
 
 from __future__ import annotations
@@ -194,7 +194,10 @@ def _build(
     for name in [*order, *(name for name in node if name not in known and name != "type")]:
         annotation = known[name].annotation if name in known else Any
         scope = {**inner, **overrides.get(name, {})}
-        value = _build_value(registry, node[name], annotation, scope, (*path, name), where)
+        held = node[name]
+        if _is_part(held):
+            held = {key: overrides.get(name, {}).get(key, value) for key, value in held.items()}
+        value = _build_value(registry, held, annotation, scope, (*path, name), where)
         arguments[name] = value
         if _is_part(node[name]) and hasattr(value, "channels") and hasattr(value, "strides"):
             inner.update(_levels_of(value, f"{_place((*path, name), where)}{node[name]['type']}"))

@@ -298,9 +298,14 @@ class TestBuild:
         assert (detector.first.num_classes, detector.second.num_classes) == (1, 5)
 
     def test_what_the_recipe_says_wins(self) -> None:
+        second = {"type": "Head", "in_channels": 9, "num_classes": 3}
+        detector = PARTS.build({**self.RECIPE, "second": second}, {"num_classes": 5})
+        assert (detector.second.in_channels, detector.second.num_classes) == (9, 3)
+
+    def test_what_a_place_demands_wins_over_the_recipe(self) -> None:
         first = {"type": "Head", "in_channels": 9, "num_classes": 3}
         detector = PARTS.build({**self.RECIPE, "first": first}, {"num_classes": 5})
-        assert (detector.first.in_channels, detector.first.num_classes) == (9, 3)
+        assert (detector.first.in_channels, detector.first.num_classes) == (9, 1)
 
     def test_without_a_neck_heads_read_the_backbone(self) -> None:
         with pytest.raises(InputError, match=r"first: Head: 'in_channels' is one number, .* have \[1, 2\]"):
