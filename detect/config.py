@@ -236,10 +236,11 @@ def build_model(config: Config, num_classes: int, *, pretrained: bool = True) ->
     node = config.model if pretrained else _without_pretrained(config.model)
     context = {"num_classes": num_classes, "pad_divisor": _pad_divisor(config.data.train_transforms)}
     model: nn.Module = MODELS.build(node, context, ("model",), config.recipe.where)
-    told = getattr(getattr(model, "roi_head", None), "num_classes", num_classes)
-    if told != num_classes:
-        where = config.recipe.where(("model", "roi_head"))
-        raise InputError(f"{where}: model.roi_head: has num_classes {told}, but the data has {num_classes} classes")
+    for key in ("roi_head", "bbox_head"):
+        told = getattr(getattr(model, key, None), "num_classes", num_classes)
+        if told != num_classes and key in config.model:
+            where = config.recipe.where(("model", key))
+            raise InputError(f"{where}: model.{key}: has num_classes {told}, but the data has {num_classes} classes")
     return model
 
 

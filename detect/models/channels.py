@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from torch import nn
+
 from dpipe.errors import InputError
 
 
@@ -22,3 +24,31 @@ def common_channels(in_channels: int | Sequence[int], part: str) -> int:
     if len(set(in_channels)) != 1:
         raise InputError(f"{part}: in_channels is {list(in_channels)}; levels that share a head must have equally many")
     return in_channels[0]
+
+
+def check_levels(detector: nn.Module, dense_head: nn.Module, auxiliary_head: nn.Module | None = None) -> None:
+    """Checks what the heads of a detector take the levels to be against what its backbone and neck tell of them.
+
+    Args:
+        detector: Has a ``backbone`` and a ``neck``. What reads levels has ``level_strides`` or ``level_channels``.
+        dense_head: Reads all levels of the neck; others read the finest.
+        auxiliary_head: Reads all laterals.
+
+    Raises:
+        InputError: If strides or channels differ.
+    """
+    owner = type(detector).__name__
+    strides = getattr(detector.neck, "strides", None)
+    channels = getattr(detector.neck, "channels", None)
+    lateral_strides = getattr(detector.backbone, "strides", ())
+    for name, part in detector.named_modules():
+        told = getattr(part, "level_strides", None)
+        # Proposals come from all levels; RoIs and consistent supervision from the finest.
+        if told is not None and strides is not None:
+            expected = strides if part is dense_head else strides[: len(told)]
+            least = len(lateral_strides) if part is auxiliary_head else 1
+            if tuple(told) != tuple(expected) or len(told) < least:
+                raise InputError(f"{owner}: {name} has the strides {list(told)}, but the neck's are {list(strides)}")
+        width = getattr(part, "level_channels", None)
+        if width is not None and channels is not None and set(channels) != {width}:
+            raise InputError(f"{owner}: {name} has in_channels {width}, but the neck's levels have {list(channels)}")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,7 +20,7 @@ from dpipe.errors import InputError
 
 @dataclass
 class LoadReport:
-    """What became of a checkpoint's tensors.
+    """What became of a checkpoint's tensors, under the names that the model has for them.
 
     Args:
         source: The path or URL.
@@ -50,6 +52,9 @@ class LoadReport:
 def load_weights(model: nn.Module, source: str | Path, *, strict: bool = False) -> LoadReport:
     """Loads a checkpoint into a model, as far as it fits.
 
+    The dense head of a detector of one stage is stored as ``bbox_head``, that of a detector of two stages as
+    ``rpn_head``. Where the checkpoint has the one and the model the other, it is loaded under the model's name.
+
     Args:
         model: Takes the weights; each tensor keeps its device and dtype.
         source: A path, or a URL that is downloaded once.
@@ -62,8 +67,8 @@ def load_weights(model: nn.Module, source: str | Path, *, strict: bool = False) 
         InputError: The checkpoint cannot be read, or nothing of it fits, or not all of it does and ``strict`` is on.
             The model is then unchanged.
     """
-    state = read_weights(source)
     own = model.state_dict()
+    state = _as_named_in(own, read_weights(source))
     report = LoadReport(str(source))
     fitting = {}
     for name, tensor in state.items():
@@ -133,6 +138,35 @@ def entries(mapping: Any) -> dict[Any, Any]:
     An ``OrderedDict`` takes attributes from a pickle, ``get`` and ``items`` among them: its methods are not to be used.
     """
     return dict(dict.items(mapping)) if isinstance(mapping, dict) else {}
+
+
+DENSE_HEADS = ("bbox_head.", "rpn_head.")
+"""What names of the dense head begin with, in detectors of one stage and of two."""
+
+
+def _as_named_in(own: Collection[str], state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """A checkpoint's tensors under the names of a model's dense head.
+
+    Args:
+        own: The model's names.
+        state: The checkpoint's tensors.
+
+    Returns:
+        The tensors in their order.
+    """
+    # Checkpoints of mmdetection's early versions name FCOS's last convolutions after it.
+    state = {
+        re.sub(r"^(bbox|rpn)_head\.fcos_(cls|reg|centerness)\.", r"\1_head.conv_\2.", n): t for n, t in state.items()
+    }
+    for ours, theirs in (DENSE_HEADS, DENSE_HEADS[::-1]):
+        if _begins(own, ours) and not _begins(own, theirs) and _begins(state, theirs) and not _begins(state, ours):
+            return {ours + n.removeprefix(theirs) if n.startswith(theirs) else n: t for n, t in state.items()}
+    return state
+
+
+def _begins(names: Collection[str], prefix: str) -> bool:
+    """Whether any of the names begins so."""
+    return any(name.startswith(prefix) for name in names)
 
 
 def _some(names: list[str], most: int = 3) -> str:

@@ -1,4 +1,4 @@
-"""Detectors: a backbone, a neck and heads put together."""
+"""Two-stage detectors: a backbone, a neck and heads put together."""
 
 from __future__ import annotations
 
@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING, Any, ClassVar, cast
 from torch import Tensor, nn
 
 from detect.models.arguments import check_classes, require
+from detect.models.channels import check_levels
 from detect.models.detections import Detections
-from detect.models.interfaces import DenseHead, RoIHead
+from detect.models.interfaces import DenseHead, JointDenseHead, Proposals, RoIHead
 from detect.models.roi_heads.auxiliary import AuxiliaryHead
+from detect.models.single_stage import one_class, require_proposing
 from detect.registry import MODELS
 from dpipe.errors import InputError
 
@@ -25,7 +27,7 @@ class TwoStageDetector(nn.Module):
     Args:
         backbone: Maps images (N, 3, H, W) to levels, finest first.
         neck: Maps the backbone's levels to the pyramid that the heads read.
-        rpn_head: Any dense head (``loss``, ``propose``, ``loss_and_propose``); it is built with one class.
+        rpn_head: Any dense head (``loss``, ``propose``; best with ``loss_and_propose``); it is built with one class.
         roi_head: Any RoI head (``sample``, ``loss``, ``predict``).
         auxiliary_head: Consistent supervision of the laterals of an AugFPN, in training.
 
@@ -48,7 +50,7 @@ class TwoStageDetector(nn.Module):
             raise InputError(
                 f"TwoStageDetector: auxiliary_head needs raw laterals, which {type(neck).__name__} does not hand out"
             )
-        require(rpn_head, ("loss", "propose", "loss_and_propose"), "TwoStageDetector: rpn_head")
+        require_proposing(rpn_head, "TwoStageDetector: rpn_head")
         require(roi_head, ("sample", "loss", "predict"), "TwoStageDetector: roi_head")
         check_classes([roi_head] if auxiliary_head is None else [roi_head, auxiliary_head], "TwoStageDetector")
         self.backbone = backbone
@@ -56,7 +58,7 @@ class TwoStageDetector(nn.Module):
         self.rpn_head = rpn_head
         self.roi_head = roi_head
         self.auxiliary_head = auxiliary_head
-        self._check_levels()
+        check_levels(self, rpn_head, auxiliary_head)
 
     def forward(self, images: Tensor, targets: Sequence[Target]) -> dict[str, Tensor] | list[Detections]:
         """Losses in training, detections in evaluation.
@@ -77,38 +79,13 @@ class TwoStageDetector(nn.Module):
         proposals = cast(DenseHead, self.rpn_head).propose(features, targets)
         return cast(RoIHead, self.roi_head).predict(_contiguous(features), [boxes for boxes, _ in proposals], targets)
 
-    def _check_levels(self) -> None:
-        """Checks what the heads take the levels to be against what backbone and neck tell of them.
-
-        Raises:
-            InputError: If strides or channels differ.
-        """
-        strides = getattr(self.neck, "strides", None)
-        channels = getattr(self.neck, "channels", None)
-        lateral_strides = getattr(self.backbone, "strides", ())
-        for name, part in self.named_modules():
-            told = getattr(part, "level_strides", None)
-            # Proposals come from all levels; RoIs and consistent supervision from the finest.
-            if told is not None and strides is not None:
-                expected = strides if part is self.rpn_head else strides[: len(told)]
-                least = len(lateral_strides) if part is self.auxiliary_head else 1
-                if tuple(told) != tuple(expected) or len(told) < least:
-                    raise InputError(
-                        f"TwoStageDetector: {name} has the strides {list(told)}, but the neck's are {list(strides)}"
-                    )
-            width = getattr(part, "level_channels", None)
-            if width is not None and channels is not None and set(channels) != {width}:
-                raise InputError(
-                    f"TwoStageDetector: {name} has in_channels {width}, but the neck's levels have {list(channels)}"
-                )
-
     def _losses(self, levels: Sequence[Tensor], targets: Sequence[Target]) -> dict[str, Tensor]:
         if self.auxiliary_head is None:
             features = self.neck(levels)
         else:
             features, laterals = cast(Any, self.neck).pyramid_and_laterals(levels)
         roi_head = cast(RoIHead, self.roi_head)
-        rpn_losses, proposals = cast(DenseHead, self.rpn_head).loss_and_propose(features, targets)
+        rpn_losses, proposals = self._loss_and_propose(features, one_class(targets))
         # A dense head that is a detector of its own calls its losses as a RoI head does.
         losses = {name if "rpn" in name else f"rpn_{name}": value for name, value in rpn_losses.items()}
         samples = roi_head.sample([boxes for boxes, _ in proposals], targets)
@@ -116,6 +93,14 @@ class TwoStageDetector(nn.Module):
         if self.auxiliary_head is not None:
             losses.update(self.auxiliary_head.loss(_contiguous(laterals), samples, targets))
         return losses
+
+    def _loss_and_propose(
+        self, features: Sequence[Tensor], targets: Sequence[Target]
+    ) -> tuple[dict[str, Tensor], list[Proposals]]:
+        if isinstance(self.rpn_head, JointDenseHead):
+            return self.rpn_head.loss_and_propose(features, targets)
+        head = cast(DenseHead, self.rpn_head)
+        return head.loss(features, targets), head.propose(features, targets)
 
 
 def _contiguous(levels: Sequence[Tensor]) -> list[Tensor]:

@@ -10,7 +10,7 @@ Shapes and names:
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from torch import Tensor, nn
 
@@ -36,10 +36,33 @@ class DenseHead(Protocol):
         """For each image its best boxes, without gradient. Of targets only ``size`` is read."""
         ...
 
+
+@runtime_checkable
+class JointDenseHead(DenseHead, Protocol):
+    """A dense head that saves a two-stage detector in training the second forward pass."""
+
     def loss_and_propose(
         self, features: Sequence[Tensor], targets: Sequence[Target]
     ) -> tuple[dict[str, Tensor], list[Proposals]]:
-        """Both from one forward pass, as a two-stage detector in training needs them."""
+        """Both from one forward pass."""
+        ...
+
+
+class DenseDetectionHead(Protocol):
+    """A dense head that finds objects itself.
+
+    Attributes:
+        num_classes: K, without the background.
+    """
+
+    num_classes: int
+
+    def loss(self, features: Sequence[Tensor], targets: Sequence[Target]) -> dict[str, Tensor]:
+        """Scalar losses."""
+        ...
+
+    def predict(self, features: Sequence[Tensor], targets: Sequence[Target]) -> list[Detections]:
+        """Detections of each image in coordinates of the original image."""
         ...
 
 
