@@ -64,7 +64,7 @@ def write_arrays(path: Path, arrays: Mapping[str, NDArray[Any]], meta: Mapping[s
     Raises:
         OSError: If that does not work.
     """
-    entries = {}
+    entries: dict[str, dict[str, Any]] = {}
     end = 0
     contiguous = {}
     for name, array in arrays.items():
@@ -75,7 +75,7 @@ def write_arrays(path: Path, arrays: Mapping[str, NDArray[Any]], meta: Mapping[s
             "type": array.dtype.str,
             "shape": array.shape,
             "offset": end,
-            "checksum": zlib.crc32(array) if array.nbytes <= CHECKED_BYTES else None,
+            "checksum": zlib.crc32(array.data) if array.nbytes <= CHECKED_BYTES else None,
         }
         end = _aligned(end + array.nbytes)
     header = json.dumps({"arrays": entries, "bytes": end, "meta": dict(meta)}).encode()
@@ -133,7 +133,7 @@ def _array(memory: mmap.mmap, start: int, entry: dict[str, Any]) -> NDArray[Any]
         raise DamagedError(f"holds an array of type {entry['type']!r}")
     count = math.prod(entry["shape"])
     array = np.frombuffer(memory, dtype=entry["type"], count=count, offset=start + entry["offset"] if count else 0)
-    if entry["checksum"] is not None and zlib.crc32(array) != entry["checksum"]:
+    if entry["checksum"] is not None and zlib.crc32(array.data) != entry["checksum"]:
         raise DamagedError("holds a damaged array")
     return array.reshape(entry["shape"])
 

@@ -180,7 +180,7 @@ def _boxes(texts: Sequence[msgspec.Raw], parser: simdjson.Parser) -> NDArray[np.
 
 def _read_polygons(segmentations: Sequence[msgspec.Raw], sizes: Ints) -> Polygons:
     """The masks of annotations, given each one's ``segmentation`` as it is written."""
-    lengths = np.fromiter(map(len, map(memoryview, segmentations)), dtype=np.int64, count=len(segmentations))
+    lengths = np.array([len(memoryview(text)) for text in segmentations], dtype=np.int64)
     last = np.flatnonzero(np.diff(np.cumsum(lengths) // PIECE_BYTES))
     bounds = [0, *(last + 1).tolist(), len(segmentations)] if len(lengths) else []
     parser = simdjson.Parser()
@@ -277,7 +277,9 @@ def _flat_lists(text: bytes, count: int, parser: simdjson.Parser) -> FlatLists:
         text = text.translate(None, SPACES)
     try:
         # Flattens lists of any depth, and refuses whatever is no number.
-        numbers = np.frombuffer(parser.parse(text).as_buffer(of_type="d"), dtype=np.float64)
+        parsed: Any = parser.parse(text)
+        numbers = np.frombuffer(parsed.as_buffer(of_type="d"), dtype=np.float64)
+        del parsed  # the parser cannot be used again before
     except (ValueError, TypeError, RuntimeError) as error:
         raise DeclinedError from error
     characters = np.frombuffer(text, dtype=np.uint8)
