@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import math
+import mmap
 import os
 import signal
 import threading
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,9 +23,9 @@ Arrays = Sequence[NDArray[Any]]
 def computed_aside(work: Callable[[], Arrays]) -> Iterator[Callable[[], Arrays]]:
     """Computes arrays in a forked process while this one goes on.
 
-    The process has all that this one has, at no cost, and gives its arrays back through memory. Where there is no
-    second core, or this process runs other threads of Python, which a fork would leave half-way, or where anything
-    goes wrong, the work is done here, when its result is asked for.
+    The process has all that this one has, at no cost, and gives its arrays back through memory, read-only. Where there
+    is no second core, or this process runs other threads of Python, which a fork would leave half-way, or where
+    anything goes wrong, the work is done here, when its result is asked for.
 
     Args:
         work: Has no other effect than its result, and starts no threads.
@@ -43,8 +45,7 @@ def computed_aside(work: Callable[[], Arrays]) -> Iterator[Callable[[], Arrays]]
             state.append(os.waitpid(number, 0)[1])
         if state != [0]:
             return work()
-        memory.seek(0)
-        return [np.load(memory, allow_pickle=False) for _ in range(int(np.load(memory)))]
+        return _arrays_in(memory)
 
     with memory:
         try:
@@ -56,13 +57,28 @@ def computed_aside(work: Callable[[], Arrays]) -> Iterator[Callable[[], Arrays]]
                     os.waitpid(number, 0)
 
 
+def _arrays_in(memory: BinaryIO) -> Arrays:
+    """What the process saved, mapped instead of copied."""
+    mapped = mmap.mmap(memory.fileno(), 0, access=mmap.ACCESS_READ)
+    arrays = []
+    memory.seek(0)
+    while memory.tell() < len(mapped):
+        np.lib.format.read_magic(memory)
+        shape, _, dtype = np.lib.format.read_array_header_1_0(memory)
+        count = math.prod(shape)
+        array = np.frombuffer(mapped, dtype=dtype, count=count, offset=memory.tell() if count else 0)
+        arrays.append(array.reshape(shape))
+        memory.seek(array.nbytes, os.SEEK_CUR)
+    return arrays
+
+
 def _can_fork() -> bool:
     if not hasattr(os, "memfd_create") or threading.active_count() > 1:
         return False
     return len(os.sched_getaffinity(0)) > 1
 
 
-def _fork(work: Callable[[], Arrays]) -> tuple[int, Any] | None:
+def _fork(work: Callable[[], Arrays]) -> tuple[int, BinaryIO] | None:
     """The number of a process that works, and the memory that its arrays will be in."""
     try:
         memory = os.fdopen(os.memfd_create("arrays"), "w+b")
@@ -80,9 +96,8 @@ def _fork(work: Callable[[], Arrays]) -> tuple[int, Any] | None:
         return number, memory
     status = 1
     try:
-        arrays = work()
-        for array in [np.array(len(arrays)), *arrays]:
-            np.save(memory, array, allow_pickle=False)
+        for array in work():
+            np.save(memory, np.asarray(array, order="C"), allow_pickle=False)
         memory.flush()
         status = 0
     finally:

@@ -11,6 +11,7 @@ what is wrong with it.
 from __future__ import annotations
 
 import codecs
+import mmap
 from array import array
 from collections.abc import Iterable, Sequence
 from itertools import chain, pairwise
@@ -204,6 +205,15 @@ def _read_polygons(segmentations: Sequence[msgspec.Raw], sizes: Ints) -> Polygon
         return _joined(chain(own, others), capacity)
 
 
+def _room(vertices: int) -> NDArray[np.float32]:
+    """(vertices, 2) of memory in small pages.
+
+    NumPy asks for huge ones, and a machine whose memory is in pieces takes three times as long to find them.
+    """
+    memory = mmap.mmap(-1, max(8 * vertices, 1), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    return np.frombuffer(memory, dtype=np.float32, count=2 * vertices).reshape(-1, 2)
+
+
 def _arrays_of(polygons: Polygons) -> Sequence[NDArray[Any]]:
     return [polygons.vertices, polygons.ring_offsets, polygons.instance_offsets, polygons.holes]
 
@@ -215,13 +225,15 @@ def _joined(pieces: Iterable[Polygons], capacity: int) -> Polygons:
         pieces: In their order.
         capacity: How many vertices are expected; memory that is not needed costs nothing.
     """
-    vertices = np.empty((capacity, 2), dtype=np.float32)
+    vertices = _room(capacity)
     count = 0
     vertex_counts, ring_counts, holes = [], [], []
     for piece in pieces:
         end = count + len(piece.vertices)
         if end > len(vertices):
-            vertices = np.concatenate([vertices[:count], np.empty((max(end, count), 2), dtype=np.float32)])
+            larger = _room(2 * end)
+            larger[:count] = vertices[:count]
+            vertices = larger
         vertices[count:end] = piece.vertices
         count = end
         vertex_counts.append(np.diff(piece.ring_offsets))
