@@ -27,6 +27,8 @@ from dpipe.problems import shorten
 Record = dict[str, Any]
 LARGEST_NUMBER = 2**53 - 1
 """The largest whole number that every reader of JSON takes exactly (RFC 8259, section 6)."""
+LARGEST_EDGE = 2**31 - 1
+"""The longest edge of an image, in pixels, that an index takes."""
 LISTS = ("images", "annotations", "categories")
 
 
@@ -95,7 +97,8 @@ class Records:
 
     def segmentations(self) -> Iterator[Any]:
         """Each annotation's ``segmentation``; None where there is none, and for an empty list."""
-        return (record.get("segmentation") or None for record in self.annotations)
+        values = (record.get("segmentation") for record in self.annotations)
+        return (None if value == [] else value for value in values)
 
     def sizes_of(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
         """(n, 2) height and width of the images of annotations; 0 where there is no such image."""
@@ -129,8 +132,8 @@ def read_records(path: Path) -> Records:
         annotations=annotations,
         categories=categories,
         image_ids=image_ids,
-        widths=np.maximum(_whole_numbers("images", images, "width", flaws), 0),
-        heights=np.maximum(_whole_numbers("images", images, "height", flaws), 0),
+        widths=np.maximum(_whole_numbers("images", images, "width", flaws, LARGEST_EDGE), 0),
+        heights=np.maximum(_whole_numbers("images", images, "height", flaws, LARGEST_EDGE), 0),
         file_names=_texts("images", images, "file_name", flaws),
         category_ids=category_ids,
         category_names=_texts("categories", categories, "name", flaws),
@@ -206,20 +209,22 @@ def _column(
     return values
 
 
-def _whole_numbers(name: str, records: Sequence[Record], key: str, flaws: list[Flaw]) -> NDArray[np.int64]:
+def _whole_numbers(
+    name: str, records: Sequence[Record], key: str, flaws: list[Flaw], most: int = LARGEST_NUMBER
+) -> NDArray[np.int64]:
     """(n,) ids or sizes; -1 where there is none."""
     try:
         numbers = np.array(array("q", [record[key] for record in records]), dtype=np.int64)
-        if ((numbers >= 0) & (numbers <= LARGEST_NUMBER)).all():
+        if ((numbers >= 0) & (numbers <= most)).all():
             return numbers
     except (KeyError, TypeError, OverflowError):
         pass
-    expected = f"a whole number in 0..{LARGEST_NUMBER}"
-    return np.array(_column(name, records, key, _is_whole, expected, -1, flaws), dtype=np.int64)
 
+    def fits(value: Any) -> bool:
+        return isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= most
 
-def _is_whole(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= LARGEST_NUMBER
+    expected = f"a whole number in 0..{most}"
+    return np.array(_column(name, records, key, fits, expected, -1, flaws), dtype=np.int64)
 
 
 def _texts(name: str, records: Sequence[Record], key: str, flaws: list[Flaw]) -> list[str | None]:

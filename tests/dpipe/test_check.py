@@ -91,6 +91,7 @@ SPOILED: dict[str, list[Callable[[Content, Path], object]]] = {
     "malformed_record": [
         lambda content, _: content["annotations"].append("text"),
         lambda content, _: content["images"].append(7),
+        lambda content, _: content["images"][0].update(height=2**31) or content["annotations"].pop(0),
         lambda content, _: content.pop("categories") and content["annotations"].clear(),
         lambda content, _: content["categories"].append({"id": 6}) or content["annotations"][0].update(category_id=6),
         change(bbox=[1, 2, 3]),
@@ -130,6 +131,9 @@ SPOILED: dict[str, list[Callable[[Content, Path], object]]] = {
         change(segmentation=[[10, 10, 40, 10, 40]]),
         change(segmentation=[["10", 10, 40, 10, 40, 40]]),
         change(segmentation="text"),
+        change(segmentation=""),
+        change(segmentation=0),
+        change(segmentation={}),
         change(segmentation=rle(81)),
         change(segmentation={"size": [80, 100], "counts": [10, 9000]}),
     ],
@@ -297,6 +301,8 @@ def test_anything_may_stand_anywhere(tmp_path: Path, content: Content) -> None:
             report = check(tmp_path, spoiled, decode=False, threads=1)
             kinds_found |= set(report.counts)
             json.dumps(report.as_dict())
+            if not report.errors:
+                CocoIndex.load(report.annotations, cache=False)
     assert len(kinds_found) > 12
 
 
