@@ -45,13 +45,17 @@ def require(part: Any, names: Collection[str], argument: str) -> None:
         raise InputError(f"{argument} cannot be a {type(part).__name__}, which has no {', '.join(missing)}")
 
 
-def check_loss(loss: nn.Module, argument: str, *, sigmoid: bool | None = None) -> None:
+def check_loss(loss: nn.Module, argument: str, *, sigmoid: bool | None = None, num_logits: int | None = None) -> None:
     """Checks that a loss can be called as heads call it.
+
+    Losses of classes tell themselves by ``use_sigmoid``, losses of boxes by ``takes_boxes``; one with neither is taken
+    for what its place needs.
 
     Args:
         loss: The loss.
         argument: ``Class: argument``, for the message.
-        sigmoid: What ``use_sigmoid`` has to be in a loss that has it; None for a loss that must not have it: of boxes.
+        sigmoid: What ``use_sigmoid`` has to be in a loss of classes; None where a loss of boxes is needed.
+        num_logits: How many numbers a ``class_weight`` has to have, where the loss has one.
 
     Raises:
         InputError: If it cannot.
@@ -60,12 +64,17 @@ def check_loss(loss: nn.Module, argument: str, *, sigmoid: bool | None = None) -
     known = inspect.signature(loss.forward).parameters.values()
     if not any(p.name == "avg_factor" or p.kind is inspect.Parameter.VAR_KEYWORD for p in known):
         raise InputError(f"{argument} cannot be a {name}, whose forward has no avg_factor")
-    if not hasattr(loss, "use_sigmoid"):
-        return
-    if sigmoid is None:
+    if sigmoid is None and hasattr(loss, "use_sigmoid"):
         raise InputError(f"{argument} cannot be a {name}, which is a loss of classes")
-    if loss.use_sigmoid != sigmoid:
+    if sigmoid is not None and hasattr(loss, "takes_boxes"):
+        raise InputError(f"{argument} cannot be a {name}, which is a loss of boxes")
+    if sigmoid is not None and getattr(loss, "use_sigmoid", sigmoid) != sigmoid:
         raise InputError(f"{argument} needs use_sigmoid {str(sigmoid).lower()}, got {str(loss.use_sigmoid).lower()}")
+    if getattr(loss, "reduction", "mean") != "mean":
+        raise InputError(f"{argument} needs the reduction mean, got {loss.reduction}")
+    weights = getattr(loss, "class_weight", None)
+    if weights is not None and num_logits is not None and len(weights) != num_logits:
+        raise InputError(f"{argument} needs a class_weight of {num_logits} numbers, got {len(weights)}")
 
 
 def check_roi_parts(extractor: nn.Module, head: nn.Module, names: Collection[str], owner: str, kind: str) -> None:

@@ -132,6 +132,27 @@ class DeltaCoder(nn.Module):
         return boxes if bounds is None else clip_boxes(boxes, bounds)
 
 
+def regression_loss(
+    loss: nn.Module, coder: DeltaCoder, priors: Tensor, deltas: Tensor, gt_boxes: Tensor, avg_factor: float
+) -> Tensor:
+    """The loss of predicted deltas: of themselves, or of the boxes that they describe where the loss takes boxes.
+
+    Args:
+        loss: A loss of boxes; its attribute ``takes_boxes`` tells which, and without it deltas are meant.
+        coder: How deltas are encoded.
+        priors: (P, 4).
+        deltas: (P, 4), predicted.
+        gt_boxes: (P, 4).
+        avg_factor: What the sum is divided by.
+
+    Returns:
+        A scalar.
+    """
+    if getattr(loss, "takes_boxes", False):
+        return loss(coder.decode(priors, deltas), gt_boxes, avg_factor=avg_factor)
+    return loss(deltas, coder.encode(priors, gt_boxes), avg_factor=avg_factor)
+
+
 def clip_boxes(boxes: Tensor, bounds: Tensor) -> Tensor:
     """Boxes (..., 4) cut to 0..width and 0..height, where bounds are (..., 2) as (width, height)."""
     return torch.minimum(boxes.clamp(min=0), torch.cat([bounds, bounds], dim=-1))

@@ -158,6 +158,16 @@ def test_gradient_harmony_by_hand():
     assert running.acc_sum.tolist() == [0.75 * 0.75 + 0.25 * 3, 0.25]
 
 
+@pytest.mark.parametrize("loss", [*CLASS_LOSSES, *BOX_LOSSES], ids=named)
+def test_memory_may_be_in_any_order(loss):
+    torch.manual_seed(0)
+    pred, target = torch.rand(6, 4).cumsum(dim=1), torch.rand(6, 4).cumsum(dim=1)
+    target = (target > 2).float() if hasattr(loss, "use_sigmoid") else target
+    transposed = [t.T.contiguous().T for t in (pred, target)]
+    assert not transposed[0].is_contiguous()
+    torch.testing.assert_close(copy.deepcopy(loss)(*transposed), copy.deepcopy(loss)(pred, target))
+
+
 def test_losses_of_ones_own_get_weights_and_reductions():
     @weighted_loss
     def squared(pred, target, *, scale=1.0):

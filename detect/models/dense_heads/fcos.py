@@ -170,9 +170,9 @@ class FCOSHead(nn.Module):
         self.loss_cls = loss_cls or FocalLoss()
         self.loss_bbox = loss_bbox or IoULoss()
         self.loss_centerness = loss_centerness or CrossEntropyLoss(use_sigmoid=True)
-        check_loss(self.loss_cls, "FCOSHead: loss_cls", sigmoid=True)
+        check_loss(self.loss_cls, "FCOSHead: loss_cls", sigmoid=True, num_logits=num_classes)
         check_loss(self.loss_bbox, "FCOSHead: loss_bbox")
-        check_loss(self.loss_centerness, "FCOSHead: loss_centerness", sigmoid=True)
+        check_loss(self.loss_centerness, "FCOSHead: loss_centerness", sigmoid=True, num_logits=1)
         self.score_thr = score_thr
         self.nms_pre = nms_pre
         self.nms_iou = nms_iou

@@ -19,7 +19,7 @@ from torch.nn import functional as F
 from detect.models.anchors import AnchorGenerator
 from detect.models.arguments import Count, Counts, NotNegative, Positives, Probability, Stds, check_loss
 from detect.models.assign import Assigner, MaxIoUAssigner, RandomSampler, Sampler
-from detect.models.boxes import DeltaCoder, group_nms, image_bounds, on_device
+from detect.models.boxes import DeltaCoder, group_nms, image_bounds, on_device, regression_loss
 from detect.models.channels import common_channels
 from detect.models.interfaces import Proposals
 from detect.models.losses import CrossEntropyLoss, SmoothL1Loss
@@ -87,8 +87,8 @@ class RPNHead(nn.Module):
         pad_divisor: Each image's own padded size is its size rounded up to multiples of this (Pad's ``size_divisor``);
             anchors on positions beyond it, which only a larger image of the batch brought about, are not trained. A
             recipe that does not set it gets that of its ``Pad``.
-        loss_cls: Cross entropy by sigmoid without one.
-        loss_bbox: Smooth L1 with beta 1/9 without one.
+        loss_cls: A loss of classes by sigmoid; cross entropy without one.
+        loss_bbox: A loss of boxes, decoded for those that take boxes (IoU); smooth L1 with beta 1/9 without one.
         nms_iou: Of two proposals of a level with a greater IoU only the better is kept.
         min_size: Proposals must be wider and higher than this many pixels.
         train_nms_pre: Proposals of a level before NMS in training.
@@ -127,7 +127,7 @@ class RPNHead(nn.Module):
         self.pad_divisor = pad_divisor
         self.loss_cls = loss_cls or CrossEntropyLoss(use_sigmoid=True)
         self.loss_bbox = loss_bbox or SmoothL1Loss(beta=1 / 9)
-        check_loss(self.loss_cls, "RPNHead: loss_cls", sigmoid=True)
+        check_loss(self.loss_cls, "RPNHead: loss_cls", sigmoid=True, num_logits=1)
         check_loss(self.loss_bbox, "RPNHead: loss_bbox")
         self.nms_iou = nms_iou
         self.min_size = min_size
@@ -211,14 +211,10 @@ class RPNHead(nn.Module):
         labels = torch.ones(len(positive_logits) + len(negative_logits), dtype=torch.int64, device=logits.device)
         labels[: len(positive_logits)] = 0  # the one foreground class; 1 is the background
         loss_cls = self.loss_cls(torch.cat([positive_logits, negative_logits])[:, None], labels, avg_factor=avg_factor)
-        delta_targets = torch.cat(
-            [
-                self.coder.encode(anchors[s.positives], target.boxes[s.gt_indices])
-                for s, target in zip(samples, targets, strict=True)
-            ]
-        )
+        positive_anchors = torch.cat([anchors[s.positives] for s in samples])
         positive_deltas = torch.cat([deltas[i, s.positives] for i, s in enumerate(samples)])
-        loss_bbox = self.loss_bbox(positive_deltas, delta_targets, avg_factor=avg_factor)
+        gt_boxes = torch.cat([target.boxes[s.gt_indices] for s, target in zip(samples, targets, strict=True)])
+        loss_bbox = regression_loss(self.loss_bbox, self.coder, positive_anchors, positive_deltas, gt_boxes, avg_factor)
         return {"loss_rpn_cls": loss_cls, "loss_rpn_bbox": loss_bbox}
 
     @torch.no_grad()

@@ -44,7 +44,7 @@ def harmony(
         (...), 0 where an element takes no part.
     """
     bins = len(edges) - 1
-    numbers = torch.bucketize(lengths, edges[1:-1], right=True).masked_fill_(~valid, bins)  # B for no part
+    numbers = torch.bucketize(lengths.contiguous(), edges[1:-1], right=True).masked_fill_(~valid, bins)  # B for no part
     ones = numbers.new_ones(1).expand(numbers.numel())
     counts = numbers.new_zeros(bins + 1).scatter_add_(0, numbers.flatten(), ones)[:-1]
     in_use, sizes = counts > 0, counts.to(edges.dtype)

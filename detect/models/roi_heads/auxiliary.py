@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, cast
 
+import torch
 from torch import Tensor, nn
 
 from detect.models.arguments import (
@@ -89,13 +90,16 @@ class AuxiliaryHead(nn.Module):
             samples: N images' samples, from the RoI head.
             targets: N targets.
         """
-        # The levels are so many more images of the same RoIs: their mean times their number is their sum.
-        repeated = list(samples) * len(laterals)
-        weight = self.loss_weight * len(laterals)
         head = cast(BBoxHead, self.bbox_head)
-        logits, deltas = head(self._extract(laterals, boxes_to_rois([s.boxes for s in samples]), self.bbox_size))
-        box = box_losses(head, logits, deltas, repeated)
-        losses = {"loss_aux_cls": weight * box["loss_cls"], "loss_aux_bbox": weight * box["loss_bbox"]}
+        rois = boxes_to_rois([s.boxes for s in samples])
+        # All levels go through the head at once, and each has losses of its own: not every loss is a sum over its rows.
+        split = (len(laterals), len(rois))
+        logits, deltas = (out.unflatten(0, split) for out in head(self._extract(laterals, rois, self.bbox_size)))
+        levels = [box_losses(head, *level, samples) for level in zip(logits, deltas, strict=True)]
+        losses = {
+            f"loss_aux_{kind}": self.loss_weight * torch.stack([level[f"loss_{kind}"] for level in levels]).sum()
+            for kind in ("cls", "bbox")
+        }
         if self.mask_head is not None:
             loss = sampled_mask_loss(
                 self.mask_head,
@@ -104,7 +108,7 @@ class AuxiliaryHead(nn.Module):
                 targets,
                 repeats=len(laterals),
             )
-            losses["loss_aux_mask"] = weight * loss
+            losses["loss_aux_mask"] = self.loss_weight * loss
         return losses
 
     def _extract(self, laterals: Sequence[Tensor], rois: Tensor, size: int) -> Tensor:

@@ -23,8 +23,8 @@ class Shared2FCBBoxHead(nn.Module):
         fc_out_channels: Width of the two layers.
         reg_class_agnostic: Four deltas for a RoI instead of four for each class.
         target_stds: What regression targets are divided by.
-        loss_cls: Cross entropy by softmax without one.
-        loss_bbox: Smooth L1 with beta 1 without one.
+        loss_cls: A loss of classes by softmax; cross entropy without one.
+        loss_bbox: A loss of boxes, decoded for those that take boxes (IoU); smooth L1 with beta 1 without one.
     """
 
     def __init__(
@@ -44,7 +44,7 @@ class Shared2FCBBoxHead(nn.Module):
         self.coder = DeltaCoder(target_stds)
         self.loss_cls = loss_cls or CrossEntropyLoss()
         self.loss_bbox = loss_bbox or SmoothL1Loss()
-        check_loss(self.loss_cls, "Shared2FCBBoxHead: loss_cls", sigmoid=False)
+        check_loss(self.loss_cls, "Shared2FCBBoxHead: loss_cls", sigmoid=False, num_logits=num_classes + 1)
         check_loss(self.loss_bbox, "Shared2FCBBoxHead: loss_bbox")
         self.roi_feat_size = roi_feat_size
         self.level_channels = common_channels(in_channels, "Shared2FCBBoxHead")

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from detect.models.assign import Samples
-from detect.models.boxes import group_nms, image_bounds
+from detect.models.boxes import group_nms, image_bounds, regression_loss
 from detect.models.detections import Detections, to_original
 from detect.models.interfaces import BBoxHead
 from detect.models.losses import accuracy
@@ -59,12 +59,13 @@ def box_losses(head: BBoxHead, logits: Tensor, deltas: Tensor, samples: Sequence
     labels = roi_labels(head.num_classes, samples)
     rows = positive_rows(samples, logits.device)
     gt_labels = torch.cat([sample.gt_labels for sample in samples])
-    delta_targets = torch.cat([head.coder.encode(sample.positive_boxes, sample.gt_boxes) for sample in samples])
+    positive_boxes = torch.cat([sample.positive_boxes for sample in samples])
+    gt_boxes = torch.cat([sample.gt_boxes for sample in samples])
+    own_deltas = class_deltas(head, deltas, rows, gt_labels)
+    avg_factor = max(len(logits), 1)
     return {
-        "loss_cls": head.loss_cls(logits, labels, avg_factor=max(len(logits), 1)),
-        "loss_bbox": head.loss_bbox(
-            class_deltas(head, deltas, rows, gt_labels), delta_targets, avg_factor=max(len(logits), 1)
-        ),
+        "loss_cls": head.loss_cls(logits, labels, avg_factor=avg_factor),
+        "loss_bbox": regression_loss(head.loss_bbox, head.coder, positive_boxes, own_deltas, gt_boxes, avg_factor),
         "acc": accuracy(logits.detach(), labels),
     }
 

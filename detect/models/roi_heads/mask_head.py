@@ -23,7 +23,7 @@ class FCNMaskHead(nn.Module):
         num_classes: K.
         num_convs: 3x3 convolutions before the upsampling.
         conv_out_channels: Their width.
-        loss_mask: Cross entropy by sigmoid of each pixel without one.
+        loss_mask: A loss of classes by sigmoid, of each pixel; cross entropy without one.
     """
 
     def __init__(
@@ -36,7 +36,7 @@ class FCNMaskHead(nn.Module):
     ) -> None:
         super().__init__()
         self.loss_mask = loss_mask or CrossEntropyLoss(use_sigmoid=True)
-        check_loss(self.loss_mask, "FCNMaskHead: loss_mask", sigmoid=True)
+        check_loss(self.loss_mask, "FCNMaskHead: loss_mask", sigmoid=True, num_logits=1)
         self.num_classes = num_classes
         self.level_channels = common_channels(in_channels, "FCNMaskHead")
         widths = [self.level_channels] + [conv_out_channels] * num_convs

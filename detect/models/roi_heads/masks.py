@@ -99,7 +99,7 @@ def sampled_mask_loss(
     targets: Sequence[Target],
     repeats: int = 1,
 ) -> Tensor:
-    """The mask loss of a head on what a RoI head sampled.
+    """The mask loss of a head on what a RoI head sampled; the sum over the repeats.
 
     Args:
         head: The mask head.
@@ -109,9 +109,13 @@ def sampled_mask_loss(
         repeats: How often ``extract`` gives each RoI, all of them one time after the other.
     """
     masked = masked_positives(samples, targets)
-    logits = head(extract(positive_rois(masked)))
+    rois, labels = positive_rois(masked), positive_labels(masked)
+    logits = head(extract(rois))
     gt_masks = shared_mask_targets(samples, masked, targets, logits.shape[-1])
-    return mask_loss(cast(MaskHead, head), logits, positive_labels(masked * repeats), gt_masks.repeat(repeats, 1, 1))
+    losses = [
+        mask_loss(cast(MaskHead, head), part, labels, gt_masks) for part in logits.unflatten(0, (repeats, len(rois)))
+    ]
+    return torch.stack(losses).sum()
 
 
 def predict_masks(
