@@ -5,6 +5,7 @@ Legend: N images, H, W their padded size, C_l channels and s_l stride of output 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Literal
 
@@ -46,7 +47,7 @@ class ResNet(nn.Module):
         norm_frozen: BatchNorm's scale and shift are not trained in any stage.
         pretrained: Where the weights come from: a torchvision name (``ResNet50_Weights.IMAGENET1K_V1``, or
             ``torchvision://resnet50`` for the same), a path or a URL. None draws them at random (He's normal; each
-            residual branch begins as zero).
+            residual branch begins as zero, unless ``norm_frozen`` would keep it there).
 
     Attributes:
         channels: Channels of each output level.
@@ -90,7 +91,7 @@ class ResNet(nn.Module):
 
         if pretrained is None:
             kaiming_init(self)
-            for module in self.modules():
+            for module in () if norm_frozen else self.modules():
                 if isinstance(module, BasicBlock | Bottleneck):
                     nn.init.zeros_((module.bn2 if isinstance(module, BasicBlock) else module.bn3).weight)
         else:
@@ -132,11 +133,19 @@ class ResNet(nn.Module):
         return [self.conv1, self.bn1, *(getattr(self, name) for name in self.stages[: self.frozen_stages])]
 
     def _load(self, pretrained: str, depth: int) -> None:
-        """Loads weights of a whole ResNet of this depth; its classifier and stages not built here may be left out."""
+        """Loads weights of a whole ResNet of this depth.
+
+        Its classifier and stages not built here may be left out, and biases of convolutions, which files converted from
+        Caffe have: the BatchNorm that follows each convolution has the bias that counts.
+        """
         source = resolve_pretrained(pretrained, f"resnet{depth}")
         report = load_weights(self, source)
         absent = tuple(f"layer{i + 1}." for i in range(len(self.stages), 4))
-        strangers = [name for name, _ in report.left_out if not name.startswith(("fc.", *absent))]
+        strangers = [
+            name
+            for name, _ in report.left_out
+            if not name.startswith(("fc.", *absent)) and not re.search(r"(conv\d|downsample\.0)\.bias$", name)
+        ]
         wrong = strangers + report.missing
         if wrong:
             more = f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""

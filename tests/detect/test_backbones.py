@@ -102,6 +102,8 @@ def test_odd_sizes_and_chosen_stages():
 def test_random_weights_begin_as_identity_branches():
     model = ResNet(50, base_channels=4)
     assert all(block.bn3.weight.eq(0).all() for block in model.layer2)
+    never_trained = ResNet(50, base_channels=4, norm_frozen=True)
+    assert all(block.bn3.weight.eq(1).all() for block in never_trained.layer2)
     assert 0.8 < model.layer3[1].conv2.weight.std() / (2 / (16 * 9)) ** 0.5 < 1.2
 
 
@@ -174,6 +176,24 @@ def test_named_weights_that_cannot_be_had(hub):
 def test_wrong_names_of_weights(hub, name, message):
     with pytest.raises(InputError, match=message):
         ResNet(18, pretrained=name)
+
+
+def test_pretrained_file_converted_from_caffe(tmp_path):
+    """It has a bias for every convolution, for which there is no use before a BatchNorm, and no classifier."""
+    torch.manual_seed(0)
+    state = tiny(depth=50).state_dict()
+    biases = {
+        name.replace(".weight", ".bias"): torch.zeros(len(weight))
+        for name, weight in state.items()
+        if weight.dim() == 4
+    }
+    assert {"conv1.bias", "layer1.0.conv3.bias", "layer4.0.downsample.0.bias"} < set(biases)
+    save_file({**state, **biases}, tmp_path / "caffe.safetensors")
+    model = tiny(depth=50, style="caffe", pretrained=str(tmp_path / "caffe.safetensors"))
+    assert torch.equal(model.layer3[0].conv1.weight, state["layer3.0.conv1.weight"])
+    save_file({**state, "layer1.0.conv9.weight": torch.zeros(1)}, tmp_path / "other.safetensors")
+    with pytest.raises(InputError, match=r"layer1\.0\.conv9\.weight missing, unknown"):
+        tiny(depth=50, pretrained=str(tmp_path / "other.safetensors"))
 
 
 def test_pretrained_file_of_another_depth_or_width(tmp_path):
