@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from detect.models.detectors import total_loss
 from dpipe.recipes import load_recipe, shipped_recipes
 
 # What makes a model wide, wherever a recipe says it.
-WIDTHS = {"out_channels": 16, "feat_channels": 16, "fc_out_channels": 32, "conv_out_channels": 16}
+WIDTHS = {"out_channels": 16, "feat_channels": 16, "num_groups": 8, "fc_out_channels": 32, "conv_out_channels": 16}
 LONG, SHORT = 128, 96
 
 
@@ -58,7 +59,8 @@ def reduced(name: str, scenes: Path) -> Config:
         for split in ("train", "val")
         for key, value in (("annotations", scenes / "scenes.json"), ("images", scenes))
     ]
-    overrides += ["data.train.repeat=1", "data.classes=null", "data.backend=opencv", "data.batch_size=2"]
+    overrides += ["data.train.repeat=1", "data.train.filter_empty=false", "data.batch_size=2"]
+    overrides += ["data.classes=null", "data.backend=opencv"]
     overrides += _narrow(values["model"], "model")
     for key in ("train_transforms", "test_transforms"):
         for index, transform in enumerate(values["data"][key]):
@@ -88,7 +90,7 @@ def test_it_trains_a_step_and_predicts(name: str, scenes: Path) -> None:
 
     model.train()
     trainable = {name: weight for name, weight in model.named_parameters() if weight.requires_grad}
-    before = {name: weight.detach().clone() for name, weight in trainable.items()}
+    reached: set[str] = set()
     optimizer = torch.optim.SGD(trainable.values(), lr=0.01)
     for batch in train_loader(config, index, fabric):
         loss = total_loss(model(batch.images, batch.targets))
@@ -96,9 +98,10 @@ def test_it_trains_a_step_and_predicts(name: str, scenes: Path) -> None:
         optimizer.zero_grad()
         loss.backward()
         assert not [name for name, weight in trainable.items() if weight.grad is None]
+        reached.update(name for name, weight in trainable.items() if weight.grad.any())
         optimizer.step()
-    unmoved = [name for name, weight in trainable.items() if torch.equal(weight, before[name])]
-    assert len(unmoved) < len(trainable) / 10
+    # Gradients and not what they changed: rounding keeps a weight of 1 from moving by little.
+    assert len(reached) > 0.9 * len(trainable)
 
     model.eval()
     seen = []
@@ -111,3 +114,24 @@ def test_it_trains_a_step_and_predicts(name: str, scenes: Path) -> None:
                 assert (found.boxes >= 0).all()
                 assert (found.boxes <= torch.tensor([width, height, width, height]) + 1e-3).all()
     assert sorted(seen) == [0, 1, 2]
+
+
+OFFICIAL = {
+    "cascade_mask_rcnn_r50_fpn_coco": "cascade-mask-rcnn_r50_fpn_1x_coco",
+    "faster_rcnn_r50_caffe_fpn_fcos_rpn_coco": "faster-rcnn_r50_fpn_fcos-rpn_1x_coco",
+    "faster_rcnn_r50_fpn_coco": "faster-rcnn_r50_fpn_1x_coco",
+    "faster_rcnn_r50_fpn_fcos_rpn_coco": "faster-rcnn_r50_fpn_fcos-rpn_1x_coco",
+    "fcos_r50_caffe_fpn_gn_coco": "fcos_r50-caffe_fpn_gn-head_1x_coco",
+    "mask_rcnn_r50_fpn_coco": "mask-rcnn_r50_fpn_1x_coco",
+}
+
+
+@pytest.mark.parametrize("name", sorted(OFFICIAL))
+def test_full_size_names_and_shapes(name: str, parity: Callable[[str], Any]) -> None:
+    with torch.device("meta"):
+        model = build_model(load_config(name), 80, pretrained=False)
+    case = parity("full_size_keys")
+    assert {key: list(tensor.shape) for key, tensor in model.state_dict().items()} == case.json(OFFICIAL[name])
+    if name != "faster_rcnn_r50_caffe_fpn_fcos_rpn_coco":  # whose BatchNorm is frozen, unlike the model's in the list
+        frozen = {key for key, weight in model.named_parameters() if not weight.requires_grad}
+        assert frozen == set(case.json("_summary")[OFFICIAL[name]]["frozen_tensors"])
