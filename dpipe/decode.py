@@ -18,7 +18,7 @@ from dpipe.png import PNG_END, PNG_START, decode_png
 JPEG2000_STARTS = (b"\x00\x00\x00\x0cjP  \r\n\x87\n", b"\xff\x4f\xff\x51")  # in boxes, and bare
 EXIF_ORIENTATION = 0x0112
 UNREADABLE = "no image in a known format, or corrupt"
-PILLOW_ERRORS = (OSError, ValueError, SyntaxError, Image.DecompressionBombError)  # what Pillow raises for bad files
+PILLOW_ERRORS = Exception  # what Pillow raises for bad files: each of its many formats something else
 
 
 def decode_image(path: Path, size: Size, sample: int | None = None, scratch: Scratch | None = None) -> np.ndarray:
@@ -144,6 +144,8 @@ def _read(path: Path, sample: int | None) -> bytes:
         raise BadSampleError(path, "no such image file", sample) from None
     except OSError as error:
         raise BadSampleError(path, f"cannot be read: {error.strerror or error}", sample) from None
+    except ValueError:  # half of a surrogate pair, which JSON can spell
+        raise BadSampleError(path, "cannot be read: its name is no valid text", sample) from None
     if not data:
         raise BadSampleError(path, "the file is empty", sample)
     # Some decoders fill what is missing with grey and only print a warning.

@@ -169,6 +169,14 @@ def test_what_follows_the_end_of_an_image_does_no_harm(tmp_path: Path, pixels: n
         assert check_image(path, (HEIGHT, WIDTH)) == 1
 
 
+def test_whatever_pillow_raises_is_a_bad_sample(tmp_path: Path, pixels: np.ndarray) -> None:
+    path = save(pixels, tmp_path / "a.dds")
+    data = bytearray(path.read_bytes())
+    data[80:84] = bytes(4)  # flags of its pixel format: Pillow raises NotImplementedError
+    path.write_bytes(data)
+    assert_bad(path, "no image in a known format, or corrupt")
+
+
 def test_files_that_are_no_images(tmp_path: Path) -> None:
     assert_bad(tmp_path / "missing.jpg", "no such image file")
     assert_bad(tmp_path, "cannot be read: Is a directory")
@@ -177,4 +185,5 @@ def test_files_that_are_no_images(tmp_path: Path) -> None:
     text.write_text("<html>404</html>")
     assert_bad(empty, "the file is empty")
     assert_bad(text, "no image in a known format")
+    assert_bad(tmp_path / "\ud800.jpg", "cannot be read: its name is no valid text")
     assert issubclass(BadSampleError, InputError)
