@@ -176,7 +176,8 @@ def _read_run_lengths(
             )
         if isinstance(counts, (str, bytes)):
             compressed.append(index)
-            texts.append(counts.encode("utf-8") if isinstance(counts, str) else counts)
+            # JSON can spell half of a surrogate pair: damaged like any other text, which the totals tell.
+            texts.append(counts.encode("utf-8", "surrogatepass") if isinstance(counts, str) else counts)
         elif isinstance(counts, (list, tuple)):
             plain.append(index)
             plain_counts.append(counts)

@@ -152,6 +152,7 @@ def rle(counts: Any, size: Any = (5, 6)) -> dict[str, Any]:
         (rle([29.5, 0.5]), "counts that are not whole numbers"),
         (rle(["a"]), "counts that are not whole numbers"),
         (rle("]"), "run lengths are damaged"),
+        (rle("\ud800"), "run lengths are damaged"),
         (rle(None), "counts null; a string or a list was expected"),
         (rle([30], size=None), r"has size null; \[height, width\] was expected"),
         (rle([30], size=(30,)), r"has size \[30\]; \[height, width\] was expected"),
