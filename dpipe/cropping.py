@@ -217,7 +217,8 @@ def _around(draft: Draft, box: Boxes, width: int, height: int) -> Sequence[int]:
     """Draws a crop of a size that holds a box's middle; returns xyxy."""
     edges = []
     for low, high, crop, whole in zip(box[:2], box[2:], (width, height), draft.size[::-1], strict=True):
-        pixel = int((low + high) / 2)  # the one that the middle lies in
+        # The one that the middle lies in; the middle of a box that is all but outside can round to the image's edge.
+        pixel = min(int((low + high) / 2), whole - 1)
         edges.append(int(draft.rng.integers(max(pixel - crop + 1, 0), min(pixel, whole - crop), endpoint=True)))
     left, top = edges
     return left, top, left + width, top + height

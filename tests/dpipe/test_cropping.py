@@ -90,6 +90,12 @@ class TestRandomCrop:
         assert len({tuple(crop) for crop in crops}) > 8  # near a corner, there are few places for a crop
         assert {bool(crop[0] > 100) for crop in crops} == {True, False}  # each object has its turn
 
+    def test_an_object_that_is_all_but_outside_keeps_the_crop_inside(self) -> None:
+        # The box's middle, in float64, is the image's very edge.
+        boxes = np.array([[np.nextafter(200, 0), 10, 230, 20]])
+        crops = [crop_of(draw(RandomCrop((50, 50)), sample=sample, boxes=boxes)) for sample in range(20)]
+        assert {crop[2] for crop in crops} == {200}
+
     def test_it_looks_at_objects_where_they_are_by_now(self) -> None:
         # Only the left object is left after the shift, and moved.
         shift = Translate(10, prob=1, max_translate_offset=150, random_negative_prob=0)
