@@ -127,7 +127,8 @@ def _run(transform: Callable[..., Mapping[str, Any]], image: np.ndarray, name: s
     try:
         result = transform(image=image)["image"]
     except Exception as error:  # whatever a transform of another library raises
-        raise InputError(f"{name}: cannot be applied to an image alone: {' '.join(str(error).split())}") from error
+        size = f"{image.shape[1]}x{image.shape[0]}"
+        raise InputError(f"{name}: fails on an image of {size} pixels: {' '.join(str(error).split())}") from error
     if result.dtype != np.uint8 or result.shape != image.shape:
         made = f"{result.dtype} of shape {result.shape}"
         raise InputError(f"{name}: makes {made} of an image of shape {image.shape}, expected uint8 of that shape")

@@ -14,7 +14,7 @@ import torch
 
 from dpipe.backends.base import BatchImages, OnBadSample, padded_size
 from dpipe.decode import decode_image
-from dpipe.errors import BadSampleError
+from dpipe.errors import BadSampleError, InputError
 from dpipe.memory import BatchMemory, Scratch
 from dpipe.photometric import apply_photometric
 from dpipe.plan import SamplePlan
@@ -128,7 +128,10 @@ class OpenCVBackend:
         height, width = plan.size
         out[height:] = 0
         out[:height, width:] = 0
-        self._finish(pixels, plan, out[:height, :width], scratch.scratch)
+        try:
+            self._finish(pixels, plan, out[:height, :width], scratch.scratch)
+        except InputError as error:  # of a recipe's step that does not suit this image
+            raise InputError(f"{path} (sample {plan.sample}): {error}") from error
 
     def _finish(self, pixels: np.ndarray, plan: SamplePlan, out: np.ndarray, scratch: Scratch) -> None:
         """Takes a decoded image through its plan, into ``out``, (h, w, 3)."""

@@ -155,6 +155,17 @@ def test_the_backend_applies_it_after_the_warp(tmp_path: Any, image: np.ndarray)
     np.testing.assert_array_equal(batch.images[0].permute(1, 2, 0).numpy(), 255 - image[:, ::-1])
 
 
+def test_the_backend_names_the_image_that_a_transform_fails_on(tmp_path: Any) -> None:
+    import cv2
+
+    path = tmp_path / "thin.png"
+    cv2.imwrite(str(path), np.zeros((1, 9, 3), np.uint8))
+    augment = Augment([{"type": "Albumentations", "transforms": [{"type": "Superpixels", "p": 1}]}])
+    stream = OpenCVBackend([path], augment).stream([[augment.draw((1, 9), seed=0, epoch=0, sample=4, image=0)]])
+    with pytest.raises(InputError, match=r"thin\.png \(sample 4\): Albumentations \(Superpixels\): fails on .* 9x1"):
+        next(stream)
+
+
 def test_plans_can_be_sent_to_another_process(image: np.ndarray) -> None:
     steps = draw([NOISE]).photometric
     expected = apply_photometric(image, steps)
@@ -199,8 +210,10 @@ def test_a_transform_that_fails_on_an_image_is_an_input_error(monkeypatch: pytes
     step = draw([INVERT]).photometric[0]
     assert callable(step)
     monkeypatch.setattr(A.InvertImg, "apply", lambda *arguments, **options: 1 / 0)
-    with pytest.raises(InputError, match=r"^Albumentations \(InvertImg\): cannot be applied .*: division by zero$"):
-        step(np.zeros((5, 5, 3), np.uint8))
+    with pytest.raises(
+        InputError, match=r"^Albumentations \(InvertImg\): fails on an image of 7x5 .*: division by zero$"
+    ):
+        step(np.zeros((5, 7, 3), np.uint8))
     monkeypatch.setattr(A.InvertImg, "apply", lambda self, image, **options: image[:2])
     with pytest.raises(InputError, match=r"makes uint8 of shape \(2, 5, 3\) of an image of shape \(5, 5, 3\)"):
         step(np.zeros((5, 5, 3), np.uint8))
