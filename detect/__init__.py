@@ -1,6 +1,7 @@
 """A compact trainer for Cascade Mask R-CNN, Faster R-CNN and their family, from short YAML recipes.
 
-Each command has a function of its name: ``load_config``, ``train``, ``evaluate``, ``predict``.
+Each command has a function of its name: ``load_config``, ``train``, ``evaluate``, ``predict``. Parts of one's own are
+registered with ``MODELS.register``; ``weighted_loss`` makes a loss of a function.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     from detect.evaluation import evaluate
     from detect.metrics import CocoScores
     from detect.models.detections import Detections
+    from detect.models.losses import weighted_loss
     from detect.prediction import predict
     from detect.registry import MODELS
     from detect.trained import Trained, load_trained
@@ -34,6 +36,7 @@ _HOMES = {
     "load_trained": "detect.trained",
     "predict": "detect.prediction",
     "train": "detect.training",
+    "weighted_loss": "detect.models.losses",
 }
 
 __all__ = [
@@ -50,6 +53,7 @@ __all__ = [
     "load_trained",
     "predict",
     "train",
+    "weighted_loss",
 ]
 
 

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import itertools
+import sys
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
+from torch import nn
 
-from detect import MODELS
+from detect import MODELS, weighted_loss
 from detect.config import build_model, load_config
 from detect.models.assign import RandomSampler, Samples
 from detect.models.boxes import DeltaCoder
@@ -191,6 +194,48 @@ def test_an_rpn_compares_boxes_or_deltas(loss, make_target):
             pred, goal = image_deltas[sample.positives], head.coder.encode(priors, gt_boxes)
         expected = expected + loss(pred, goal, reduction_override="sum")
     torch.testing.assert_close(found, expected / sum(sample.avg_factor for sample in samples))
+
+
+@weighted_loss
+def huber_or_distance(pred, target, *, delta=1.0):
+    """A loss of each element that a user might write."""
+    difference = (pred - target).abs()
+    return torch.where(difference < delta, 0.5 * difference**2, delta * (difference - 0.5 * delta))
+
+
+class OwnLoss(nn.Module):
+    """The least that a user's loss has to have."""
+
+    takes_boxes = False
+
+    def __init__(self, delta: float = 1.0, loss_weight: float = 1.0) -> None:
+        super().__init__()
+        self.delta = delta
+        self.loss_weight = loss_weight
+
+    def forward(self, pred, target, weight=None, avg_factor=None, reduction_override="mean"):
+        options = {"avg_factor": avg_factor, "delta": self.delta}
+        return self.loss_weight * huber_or_distance(pred, target, weight, reduction_override, **options)
+
+
+class OwnBoxLoss(OwnLoss):
+    """The same of boxes in pixels."""
+
+    takes_boxes = True
+
+
+@pytest.mark.parametrize("name", ["OwnLoss", "OwnBoxLoss"])
+def test_losses_of_ones_own_train(name, make_target, monkeypatch):
+    monkeypatch.setitem(sys.modules, "own_losses", SimpleNamespace(OwnLoss=OwnLoss, OwnBoxLoss=OwnBoxLoss))
+    part = {"type": f"own_losses.{name}", "delta": 0.5, "loss_weight": 2.0}
+    model = tiny_detector(BY_SIGMOID[0], part).train()
+    seen = []
+    model.roi_head.bbox_head.loss_bbox.register_forward_hook(lambda _, inputs, out: seen.append(inputs[1]))
+    losses = model(torch.randn(1, 3, 64, 96), [with_masks(make_target([(10, 10, 50, 50)]))])
+    total_loss(losses).backward()
+    assert losses["loss_bbox"] > 0
+    is_box = torch.equal(seen[0], torch.tensor([[10.0, 10, 50, 50]]).expand_as(seen[0]))
+    assert is_box == (name == "OwnBoxLoss")
 
 
 @pytest.mark.parametrize(

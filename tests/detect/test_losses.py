@@ -158,6 +158,30 @@ def test_gradient_harmony_by_hand():
     assert running.acc_sum.tolist() == [0.75 * 0.75 + 0.25 * 3, 0.25]
 
 
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize(
+    "loss",
+    [
+        *(CrossEntropyLoss(class_weight=[1, 2, 3, 4], avg_non_ignore=True, use_sigmoid=by) for by in (False, True)),
+        *CLASS_LOSSES,
+        *BOX_LOSSES,
+    ],
+    ids=named,
+)
+def test_no_loss_waits_for_the_device(loss, weighted):
+    """Tensors that have shapes and no values: whatever asked for one would fail."""
+    loss = copy.deepcopy(loss).to("meta")
+    pred = torch.rand(6, 4, device="meta").requires_grad_()
+    by_class = hasattr(loss, "use_sigmoid")
+    target = torch.zeros(6, dtype=torch.int64, device="meta") if by_class else torch.rand(6, 4, device="meta")
+    weight = torch.rand(6, device="meta") if weighted else None
+    for avg_factor in (None, 3, torch.rand((), device="meta")):
+        value = loss(pred, target, weight, avg_factor)
+        assert value.shape == ()
+        value.backward()
+    assert pred.grad.shape == (6, 4)
+
+
 @pytest.mark.parametrize("loss", [*CLASS_LOSSES, *BOX_LOSSES], ids=named)
 def test_memory_may_be_in_any_order(loss):
     torch.manual_seed(0)
