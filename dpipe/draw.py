@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from PIL import Image, ImageDraw, ImageFont
 
+from dpipe.cli_text import one_line
 from dpipe.polygons import Polygons
 
 Colour = tuple[int, int, int]
@@ -278,7 +279,8 @@ def _text_coverage(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont
 
 
 def _shorten(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int) -> str:
-    """The text, or as much of its head as fits ``width`` pixels with an ellipsis behind it."""
+    """The text on one line, or as much of its head as fits ``width`` pixels with an ellipsis behind it."""
+    text = one_line(text)
     if font.getlength(text) <= width:
         return text
     while text and font.getlength(text + "...") > width:

@@ -13,6 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
 
+from dpipe.cli_text import one_line
 from dpipe.files import write_whole
 from dpipe.stats import LARGE, SMALL, DatasetStats
 
@@ -71,6 +72,8 @@ def _class_counts(axes: Axes, stats: DatasetStats) -> None:
         axes.set_xscale("log")
         axes.set_xlim(left=0.8)
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g}"))
+    else:
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_yticks(list(places), [_short(each.name) for each in classes], fontsize=8)
     for text in axes.get_yticklabels():
         text.set_parse_math(False)  # a dollar in a name begins no formula
@@ -83,7 +86,7 @@ def _class_counts(axes: Axes, stats: DatasetStats) -> None:
     axes.set_xlabel("number (log scale)" if wide else "number")
     axes.set_ylabel("class")
     title = f"{stats.objects:,} objects of {len(stats.classes):,} classes in {stats.images:,} images"
-    axes.set_title(title + (f"; {left_out:,} rarer classes left out" if left_out > 0 else ""))
+    axes.set_title(title + (f"\n{left_out:,} rarer classes left out" if left_out > 0 else ""))
     if classes:
         axes.legend(loc="lower right", fontsize=8)
 
@@ -141,4 +144,5 @@ def _objects_per_image(axes: Axes, stats: DatasetStats) -> None:
 
 
 def _short(name: str, most: int = 32) -> str:
+    name = one_line(name)
     return name if len(name) <= most else f"{name[: most - 1]}…"

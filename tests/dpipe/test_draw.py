@@ -171,3 +171,7 @@ def test_captions_are_of_the_width_asked_for() -> None:
     assert strip.shape[1] == 200
     assert strip.shape[0] > 2 * 12
     assert strip.max() > 200
+
+
+def test_names_are_written_on_one_line() -> None:
+    assert np.array_equal(draw_caption(200, ["a\nb\x1b.png"]), draw_caption(200, [r"a b\x1b.png"]))
