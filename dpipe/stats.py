@@ -144,7 +144,7 @@ def count_records(records: Records) -> DatasetStats:
         "object_size": ("square root of the area (pixels)", np.sqrt(np.maximum(areas, 0))),
         "aspect_ratio": ("box width / height", sides[:, 0] / sides[:, 1]),
         "objects_per_image": ("objects an image", an_image.astype(np.float64)),
-        "vertices_per_mask": ("polygon vertices an annotation", vertices[polygons].astype(np.float64)),
+        "vertices_per_mask": ("polygon corners a mask", vertices[polygons].astype(np.float64)),
         "image_width": ("image width (pixels)", records.widths[known].astype(np.float64)),
         "image_height": ("image height (pixels)", records.heights[known].astype(np.float64)),
     }

@@ -108,19 +108,22 @@ def _classes(counted: DatasetStats) -> Table:
 
 
 def _distributions(counted: DatasetStats) -> Table:
+    """A row for each quantile: the other way round, numbers would lose digits on a terminal of 80 columns."""
+    from rich import box
     from rich.table import Table
 
     from dpipe.stats import QUANTILES
 
-    table = Table()
+    shown = [each for each in counted.distributions.values() if len(each.values)]
+    table = Table(title="lengths in pixels", title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     table.add_column("")
+    for each in shown:
+        table.add_column(each.name.removesuffix(" (pixels)"), justify="right", overflow="fold")
     ends = {0.0: "least", 0.5: "median", 1.0: "most"}
-    for title in ("mean", *(ends.get(at, f"{100 * at:g}%") for at in QUANTILES)):
-        table.add_column(title, justify="right")
-    for each in counted.distributions.values():
-        mean = each.mean()
-        if mean is not None:
-            table.add_row(each.name, *(f"{value:,.4g}" for value in (mean, *each.quantiles())))
+    titles = ["mean", *(ends.get(at, f"{100 * at:g}%") for at in QUANTILES)]
+    columns = [[each.mean(), *each.quantiles()] for each in shown]
+    for title, *values in zip(titles, *columns, strict=True) if columns else ():
+        table.add_row(title, *(f"{value:,.4g}" for value in values))
     return table
 
 
