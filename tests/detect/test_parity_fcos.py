@@ -1,4 +1,4 @@
-"""FCOS against the reference case: raw outputs, detections, targets, losses and gradients."""
+"""FCOS against the reference cases: raw outputs, detections, targets, losses and gradients."""
 
 from __future__ import annotations
 
@@ -6,23 +6,33 @@ import numpy as np
 import pytest
 import torch
 
+from detect.models.assign import RandomSampler
 from detect.models.backbones import ResNet
 from detect.models.dense_heads.fcos import FCOSHead
-from detect.models.detectors import total_loss
+from detect.models.detectors import TwoStageDetector, total_loss
+from detect.models.losses import GIoULoss, L1Loss
 from detect.models.necks.fpn import FPN
+from detect.models.roi_extractors import SingleRoIExtractor
+from detect.models.roi_heads.bbox_head import Shared2FCBBoxHead
+from detect.models.roi_heads.standard import StandardRoIHead
 from detect.models.single_stage import SingleStageDetector
 
 STRIDES = (8, 16, 32, 64, 128)
 
 
+def backbone():
+    return ResNet(50, base_channels=8, style="caffe", frozen_stages=1, norm_frozen=True)
+
+
+def neck():
+    return FPN((32, 64, 128, 256), 32, start_level=1, add_extra_convs="on_output", relu_before_extra_convs=True)
+
+
 @pytest.fixture(scope="module")
 def reference(parity):
     case = parity("fcos_r50_caffe_fpn_gn_head")
-    model = SingleStageDetector(
-        ResNet(50, base_channels=8, style="caffe", frozen_stages=1, norm_frozen=True),
-        FPN((32, 64, 128, 256), 32, start_level=1, add_extra_convs="on_output", relu_before_extra_convs=True),
-        FCOSHead(32, STRIDES, 6, feat_channels=32, nms_pre=100, max_per_img=30),
-    )
+    head = FCOSHead(32, STRIDES, 6, feat_channels=32, nms_pre=100, max_per_img=30)
+    model = SingleStageDetector(backbone(), neck(), head)
     model.load_state_dict(case.weights)
     return model, case
 
@@ -67,23 +77,88 @@ def test_training_targets(reference):
         assert torch.equal(ours.flatten(), theirs.long())
 
 
-@pytest.mark.parametrize(("scenario", "without_objects"), [("train", ()), ("train_img1_empty", (1,))])
-def test_losses_and_gradients(reference, scenario, without_objects):
-    model, case = reference
-    model.train().zero_grad()
-    losses = model(case.inputs["inputs"], case.targets(without_objects=without_objects))
-    prefix = f"{scenario}/loss/"
-    assert {prefix + name for name in losses} == {name for name in case.expected if name.startswith(prefix)}
-    for name, value in losses.items():
-        close(value, case.expected[prefix + name].squeeze(), atol=1e-7, msg=lambda m, name=name: f"{name}: {m}")
-    total = total_loss(losses)
-    close(total, case.expected[f"{scenario}/loss_total"].squeeze())
+SCENARIOS = {"train": (), "train_img1_empty": (1,)}
 
-    total.backward()
+
+def check_gradients(model, theirs):
+    """Compares the norm of every trained tensor's gradient."""
     norms = {name: p.grad.norm().item() for name, p in model.named_parameters() if p.requires_grad}
-    theirs = case.json("grad_norms")[scenario]
     assert set(norms) == set(theirs)
     for name, norm in norms.items():
         assert norm == pytest.approx(theirs[name], rel=1e-3, abs=1e-6), name
-    overall = np.sqrt(sum(n**2 for n in norms.values()))
+    return np.sqrt(sum(norm**2 for norm in norms.values()))
+
+
+def check_losses(losses, expected, prefix):
+    assert {prefix + name for name in losses} == {name for name in expected if name.startswith(prefix)}
+    for name, value in losses.items():
+        close(value, expected[prefix + name].squeeze(), atol=1e-7, msg=lambda m, name=name: f"{name}: {m}")
+
+
+@pytest.mark.parametrize("scenario", SCENARIOS)
+def test_losses_and_gradients(reference, scenario):
+    model, case = reference
+    model.train().zero_grad()
+    losses = model(case.inputs["inputs"], case.targets(without_objects=SCENARIOS[scenario]))
+    check_losses(losses, case.expected, f"{scenario}/loss/")
+    total = total_loss(losses)
+    close(total, case.expected[f"{scenario}/loss_total"].squeeze())
+    total.backward()
+    overall = check_gradients(model, case.json("grad_norms")[scenario])
     assert overall == pytest.approx(case.expected[f"{scenario}/grad_norm_global"].item(), rel=1e-3)
+
+
+def improved():
+    """All that came after the paper: centre sampling, distances in strides, centerness from the boxes, GIoU."""
+    options = {"center_sampling": True, "norm_on_bbox": True, "centerness_on_reg": True, "conv_bias": True}
+    head = FCOSHead(32, STRIDES, 6, feat_channels=32, nms_pre=100, max_per_img=30, loss_bbox=GIoULoss(), **options)
+    return SingleStageDetector(backbone(), neck(), head)
+
+
+def fcos_rpn():
+    """FCOS proposes for a second stage that samples everything."""
+    head = FCOSHead(
+        32, STRIDES, 1, feat_channels=32, train_nms_pre=80, train_max_per_img=60, test_nms_pre=60, test_max_per_img=45
+    )
+    roi_head = StandardRoIHead(
+        SingleRoIExtractor(7, STRIDES, num_levels=5),
+        Shared2FCBBoxHead(32, 6, fc_out_channels=32, loss_bbox=L1Loss()),
+        sampler=RandomSampler(1_000_000, 0.5),
+        max_per_img=20,
+    )
+    return TwoStageDetector(backbone(), neck(), head, roi_head)
+
+
+@pytest.fixture(scope="module", params=[improved, fcos_rpn])
+def choice(request, parity):
+    """A model with the weights of the case above where their shapes are the same, and with its own otherwise."""
+    case, choices = parity("fcos_r50_caffe_fpn_gn_head"), parity("fcos_choices")
+    model, name = request.param(), request.param.__name__
+    model.load_state_dict(
+        {
+            key: choices.weights.get(f"{name}/{key}", case.weights.get(key.replace("rpn_head.", "bbox_head.")))
+            for key in model.state_dict()
+        }
+    )
+    return model, name, case, choices
+
+
+@pytest.mark.parametrize("scenario", SCENARIOS)
+def test_losses_and_gradients_of_other_choices(choice, scenario):
+    model, name, case, choices = choice
+    model.train().zero_grad()
+    losses = model(case.inputs["inputs"], case.targets(without_objects=SCENARIOS[scenario]))
+    check_losses(losses, choices.expected, f"{name}/{scenario}/loss/")
+    total_loss(losses).backward()
+    check_gradients(model, choices.json("grad_norms")[f"{name}/{scenario}"])
+
+
+def test_detections_of_other_choices(choice):
+    model, name, case, choices = choice
+    with torch.no_grad():
+        found = model.eval()(case.inputs["inputs"], case.targets())
+    for i, detections in enumerate(found):
+        folder = f"{name}/eval/det_rescaled/{i}"
+        assert detections.labels.tolist() == choices.expected[f"{folder}/labels"].tolist()
+        close(detections.scores, choices.expected[f"{folder}/scores"], rtol=0)
+        close(detections.boxes, choices.expected[f"{folder}/boxes"], atol=1e-2, rtol=0)
