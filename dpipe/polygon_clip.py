@@ -108,7 +108,7 @@ def _clip_half_plane(part: Part, axis: int, bound: float, keep_above: bool) -> l
         if depth.max() > 0:
             chains += _chains(ring, depth, axis, bound)
     outer, inner = whole[0], [ring for ring in whole[1:] if ring is not None]
-    joined = [ring for ring in _join(chains, 1 - axis) if _has_extent(ring)]
+    joined = [ring for ring in _join(chains, axis) if _has_extent(ring)]
     if outer is not None:
         # If holes were cut, they reached out of their outer ring by rounding, and are its holes still.
         return [[outer, *inner, *joined]]
@@ -136,16 +136,19 @@ def _crossings(ring: Ring, depth: NDArray[np.float64], at: Ints, axis: int, boun
     start, end = ring[at], ring[(at + 1) % len(ring)]
     depth0, depth1 = depth[at], depth[(at + 1) % len(ring)]
     points = start + (end - start) * (depth0 / (depth0 - depth1))[:, None]
+    points[depth1 == 0] = end[depth1 == 0]  # exactly, as where the next edge begins
     points[:, axis] = bound
     return points
 
 
-def _join(chains: list[Ring], along: int) -> list[Ring]:
+def _join(chains: list[Ring], axis: int) -> list[Ring]:
     """Chains to closed rings: their ends, sorted along the line, belong together in pairs."""
     if len(chains) < 2:
         return chains
-    ends = np.array([position for chain in chains for position in (chain[0, along], chain[-1, along])])
-    order = np.argsort(ends, kind="stable")
+    ends = np.concatenate([chain[[0, -1]] for chain in chains])
+    inwards = np.concatenate([chain[[1, -2]] for chain in chains]) - ends
+    # Where a vertex lies on the line, ends meet: they are in the order that they have a hair's breadth inside of it.
+    order = np.lexsort((inwards[:, 1 - axis] / np.abs(inwards[:, axis]), ends[:, 1 - axis]))
     partner = np.empty(len(order), dtype=np.int64)
     partner[order] = order.reshape(-1, 2)[:, ::-1].reshape(-1)
     partners = partner.tolist()

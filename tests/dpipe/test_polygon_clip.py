@@ -70,6 +70,21 @@ def test_prongs_become_parts_with_nothing_between() -> None:
     np.testing.assert_array_equal(letter_u().clip(8, 5).boxes(), [[2, 1, 4, 5]])
 
 
+@pytest.mark.parametrize("turn", range(4))
+@pytest.mark.parametrize("backwards", [False, True])
+@pytest.mark.parametrize("start", range(7))
+def test_a_notch_that_ends_on_the_border_parts_what_it_divides(start: int, backwards: bool, turn: int) -> None:
+    # A block of 12 x 14 with a notch from the top to (6, 10), and the border runs along y = 10.
+    block = np.array([[0, 0], [4, 0], [6, 10], [8, 0], [12, 0], [12, 14], [0, 14]], dtype=float)
+    ring = np.roll(block, start, axis=0)[:: -1 if backwards else 1]
+    matrix = g.compose(g.translation(-6, -5), g.rotation(90 * turn, (0, 0)), g.translation(*((6, 5), (5, 6))[turn % 2]))
+    size = (12, 10) if turn % 2 == 0 else (10, 12)
+    clipped = Polygons.from_coco([[ring.ravel().tolist()]]).transform(matrix).clip(*size)
+    assert clipped.areas()[0] == 12 * 10 - 4 * 10 / 2
+    assert len(clipped.holes) == 2
+    np.testing.assert_array_equal(clipped.boxes(), [[0, 0, *size]])
+
+
 @pytest.mark.parametrize("start", [0, 6])
 def test_prongs_that_touch_in_a_point_are_parts(start: int) -> None:
     # The tip of one prong lies on the side of the other.
