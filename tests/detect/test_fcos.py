@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from detect.models.dense_heads.fcos import FCOSHead, FCOSOutputs
 from detect.models.dense_heads.fcos_targets import assign_points, centerness, level_points
@@ -85,6 +86,19 @@ def head(**options):
 def features(images=2):
     generator = torch.Generator().manual_seed(1)
     return [torch.randn(images, 8, 64 // s, 96 // s, generator=generator) for s in STRIDES]
+
+
+class Operators(TorchDispatchMode):
+    """Notes the names of operators."""
+
+    def __init__(self):
+        super().__init__()
+        self.names = set()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if func.name() != "aten::lift_fresh" or args[0].dim():  # torchvision's own NMS makes numbers into tensors
+            self.names.add(func.name())
+        return func(*args, **(kwargs or {}))
 
 
 OBJECTS = [(10, 10, 50, 50), (40, 20, 90, 60)]
@@ -267,6 +281,17 @@ def test_bfloat16_leaves_predictions_in_float32(make_target):
         losses = head().loss(features(), [make_target(OBJECTS), make_target([])])
     assert {level.dtype for level in (*outputs.logits, *outputs.distances, *outputs.centerness)} == {torch.float32}
     assert {value.dtype for value in losses.values()} == {torch.float32}
+
+
+def test_proposing_copies_no_list_to_the_device(make_target):
+    """Each such copy waits until a GPU has done all before it."""
+    model = head(center_sampling=True, norm_on_bbox=True)
+    targets = [make_target(OBJECTS), make_target([], size=(50, 60))]
+    levels = features()
+    with Operators() as operators:
+        model.loss_and_propose(levels, targets)
+    assert "aten::convolution" in operators.names
+    assert "aten::lift_fresh" not in operators.names
 
 
 def test_classes_begin_rare():
