@@ -61,6 +61,17 @@ def test_centre_sampling_keeps_points_near_the_centre_and_inside():
     assert assign(points, wide)[0] == [0, 0, 0, 0, 0, 0, 9]
 
 
+def test_tables_of_pairs_are_worked_on_in_blocks(monkeypatch):
+    boxes = [[0, 0, 100, 100], [30, 30, 70, 70], [0, 40, 100, 60]]
+    points = [[x, y] for x in range(5, 120, 10) for y in range(5, 120, 10)]
+    labels, distances = assign(points, boxes, radii=30.0)
+    monkeypatch.setattr("detect.models.boxes.BLOCK", 20)
+    again, same_distances = assign(points, boxes, radii=30.0)
+    assert set(labels) == {0, 1, 2, 9}
+    assert again == labels
+    assert torch.equal(same_distances, distances)
+
+
 def test_an_image_without_objects_is_all_background():
     labels, distances = assign([[1, 2], [3, 4]], [])
     assert labels == [9, 9]

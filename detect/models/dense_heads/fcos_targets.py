@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from detect.models.boxes import box_areas
+from detect.models.boxes import blocks, box_areas
 
 
 @dataclass(frozen=True)
@@ -75,6 +75,16 @@ def assign_points(
     if len(gt_boxes) == 0:
         background = torch.full_like(points[:, 0], num_classes, dtype=torch.int64)
         return PointTargets(background, points.new_zeros((len(points), 4)))
+    found = [
+        _assign(points[rows], ranges[rows], None if radii is None else radii[rows, None], gt_boxes)
+        for rows in blocks(len(points), len(gt_boxes))
+    ]
+    gt_indices, distances = (torch.cat(parts) for parts in zip(*found, strict=True))
+    return PointTargets(torch.where(gt_indices < 0, num_classes, gt_labels[gt_indices]), distances)
+
+
+def _assign(points: Tensor, ranges: Tensor, radii: Tensor | None, gt_boxes: Tensor) -> tuple[Tensor, Tensor]:
+    """Ground truths (n,) of some points (n, 2), -1 for none, and distances (n, 4); ``radii`` are (n, 1)."""
     x, y = points[:, :1], points[:, 1:]
     left, top, right, bottom = x - gt_boxes[:, 0], y - gt_boxes[:, 1], gt_boxes[:, 2] - x, gt_boxes[:, 3] - y  # (n, G)
     shortest = torch.minimum(torch.minimum(left, right), torch.minimum(top, bottom))
@@ -82,13 +92,11 @@ def assign_points(
     usable = (shortest > 0) & (longest >= ranges[:, :1]) & (longest <= ranges[:, 1:])
     if radii is not None:
         centres = (gt_boxes[:, :2] + gt_boxes[:, 2:]) / 2
-        usable &= ((x - centres[:, 0]).abs() < radii[:, None]) & ((y - centres[:, 1]).abs() < radii[:, None])
-    areas = torch.where(usable, box_areas(gt_boxes), torch.inf)
-    smallest, chosen = areas.min(dim=1)
-    labels = torch.where(smallest.isinf(), num_classes, gt_labels[chosen])
+        usable &= ((x - centres[:, 0]).abs() < radii) & ((y - centres[:, 1]).abs() < radii)
+    smallest, chosen = torch.where(usable, box_areas(gt_boxes), torch.inf).min(dim=1)
     rows = chosen[:, None]
     distances = torch.cat([edge.gather(1, rows) for edge in (left, top, right, bottom)], dim=1)
-    return PointTargets(labels, distances)
+    return torch.where(smallest.isinf(), -1, chosen), distances
 
 
 def centerness(distances: Tensor) -> Tensor:

@@ -60,11 +60,11 @@ class FPN(nn.Module):
         relu_before_extra_convs: bool = False,
     ) -> None:
         super().__init__()
-        taken = _taken_levels(len(in_channels), start_level, end_level, num_outs)
         if len(strides) != len(in_channels):
             raise InputError(f"a neck of {len(in_channels)} in_channels needs as many strides, got {list(strides)}")
-        self.taken = taken
-        self.strides = pyramid_strides(strides[taken], len(in_channels[taken]), num_outs)
+        self.taken = _taken_levels(len(in_channels), start_level, end_level, num_outs)
+        in_channels = in_channels[self.taken]
+        self.strides = pyramid_strides(strides[self.taken], len(in_channels), num_outs)
         self.channels = (out_channels,) * num_outs
         self.add_extra_convs: ExtraConvs | None
         if isinstance(add_extra_convs, bool):
@@ -72,13 +72,14 @@ class FPN(nn.Module):
         else:
             self.add_extra_convs = add_extra_convs
         self.relu_before_extra_convs = relu_before_extra_convs
-        self.lateral_convs = lateral_convs(in_channels[taken], out_channels)
-        self.fpn_convs = output_convs(len(in_channels[taken]), out_channels)
+        self.lateral_convs = lateral_convs(in_channels, out_channels)
+        self.fpn_convs = output_convs(len(in_channels), out_channels)
         if self.add_extra_convs is not None:
-            for i in range(num_outs - len(in_channels[taken])):
+            for i in range(num_outs - len(in_channels)):
                 from_backbone = i == 0 and self.add_extra_convs == "on_input"
-                width = in_channels[taken][-1] if from_backbone else out_channels
-                self.fpn_convs.append(ConvModule(width, out_channels, 3, stride=2))
+                self.fpn_convs.append(
+                    ConvModule(in_channels[-1] if from_backbone else out_channels, out_channels, 3, stride=2)
+                )
         xavier_init(self)
 
     def forward(self, features: Sequence[Tensor]) -> tuple[Tensor, ...]:
