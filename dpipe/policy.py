@@ -235,7 +235,8 @@ class Augment:
         """
         for name, number in (("seed", seed), ("epoch", epoch), ("sample", sample)):
             check_number(name, number)
-        draft = Draft(source_size, random_stream(AUGMENT, seed, epoch, sample), boxes)
+        height, width = source_size
+        draft = Draft((int(height), int(width)), random_stream(AUGMENT, seed, epoch, sample), boxes)
         for operation in self.operations:
             operation.apply(draft)
         return draft.finish(sample, sample if image is None else image, epoch)

@@ -33,6 +33,13 @@ def test_halvings_are_the_factors_of_two_in_the_shrinking(x: float, y: float, ha
     assert plan_of(geometry.scaling(x, y)).halvings == halvings
 
 
+def test_sizes_may_be_numpys() -> None:
+    sizes = np.array([[48, 1000]])
+    plan = Augment([Resize((40, 100))]).draw(tuple(sizes[0]), seed=0, epoch=0, sample=0)
+    assert plan.halvings == (3, 3)
+    assert {type(edge) for edge in (*plan.source_size, *plan.size)} == {int}
+
+
 def test_rounding_does_not_take_a_factor_of_two_away() -> None:
     # As compositions of turns leave it.
     assert plan_of(geometry.scaling(0.5 * (1 + 1e-12), 0.25 * (1 + 1e-12))).halvings == (2, 1)
