@@ -211,6 +211,9 @@ class TestLargeScaleJitter:
         assert (corners == corners.round()).all()
         np.testing.assert_allclose(corners.min(axis=0), 0, atol=5)
         np.testing.assert_allclose(corners.max(axis=0), (300, 100), atol=5)
+        # Larger by a pixel, down or along: all four places.
+        plans = [draw(LargeScaleJitter((199, 99), 100 / 99, 100 / 99), sample=n) for n in range(60)]
+        assert {tuple(-plan.matrix[:, 2]) for plan in plans} == {(0, 0), (0, 1), (1, 0), (1, 1)}
 
     def test_it_is_antialiased_when_it_shrinks(self) -> None:
         assert draw(LargeScaleJitter((200, 200), 0.1, 0.1)).halvings == (3, 3)

@@ -28,6 +28,12 @@ def test_blends_are_pillows(image: np.ndarray, name: str, reference: Callable[[A
         np.testing.assert_array_equal(result, image)
 
 
+def test_contrast_is_about_the_rounded_mean() -> None:
+    image = np.full((1, 8, 3), 11, np.uint8)
+    image[:, :2] = 10
+    assert (apply_photometric(image, [("contrast", 0.1)]) == 11).all()  # the mean of 10.75 counts as 11
+
+
 def test_equalize_spreads_each_channel_and_keeps_the_order_of_levels(image: np.ndarray) -> None:
     result = apply_photometric(image, [("equalize", 1.0)])
     for channel in range(3):

@@ -123,6 +123,11 @@ FLIPS = {(-1, 1): "horizontal", (1, -1): "vertical", (-1, -1): "diagonal", (1, 1
         (RandomFlip((0.1, 0.5), ("vertical", "horizontal")), {"vertical": 0.1, "horizontal": 0.5}),
         (RandomFlip(1.0, ("diagonal", "vertical")), {"diagonal": 0.5, "vertical": 0.5}),
         (RandomFlip(0.0), {}),
+        # Together a hair more than 1 in float64.
+        (
+            RandomFlip((0.34, 0.55, 0.11), ("horizontal", "vertical", "diagonal")),
+            {"horizontal": 0.34, "vertical": 0.55, "diagonal": 0.11},
+        ),
     ],
 )
 def test_flips_happen_in_each_direction_as_often_as_they_should(flip: RandomFlip, shares: dict[str, float]) -> None:
@@ -201,6 +206,7 @@ def test_a_plan_is_a_function_of_seed_epoch_and_sample() -> None:
         ((427, 640), (800, 1333), (800, 1199)),  # int(640 * 800 / 427 + 0.5)
         ((100, 1000), (1333, 800), (133, 1333)),
         ((1, 3000), (300, 300), (1, 300)),
+        ((3000, 1), (300, 300), (300, 1)),
     ],
 )
 def test_resize_keeps_the_ratio(size: tuple[int, int], scale: tuple[int, int], expected: tuple[int, int]) -> None:
