@@ -41,7 +41,8 @@ class RandomCrop(Operation):
         crop_size: Two numbers, see ``crop_type``. A crop is never larger than the image.
         crop_type: ``absolute``: the (width, height) in pixels. ``absolute_range``: width and height are drawn as
             integers between the two numbers, both included. ``relative``: the (width, height) as shares of the
-            image's, above 0 and up to 1. ``relative_range``: each share is drawn between its number and 1.
+            image's, above 0 and up to 1. ``relative_range``: each share is drawn between its number and 1; the order is
+            (width, height) here too, where OpenMMLab's is the other way round.
         allow_negative_crop: Whether a crop may hold no object. Where not, the middle of at least one object's box lies
             in the crop, if the image has an object.
     """

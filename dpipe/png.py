@@ -35,6 +35,9 @@ _PLAIN_CHUNKS |= {b"sRGB", b"tEXt", b"tIME", b"zTXt"}
 def decode_png(data: bytes, size: Size, scratch: Scratch) -> np.ndarray | None:
     """Decodes a large PNG file of the plain kind: RGB of 8 bits a channel, not interlaced.
 
+    One kind of damage does not show: where the compressed pixels are whole in themselves, but of fewer rows than the
+    header says, GDAL fills the rest with what its memory held. No encoder ends a file like that.
+
     Args:
         data: The file, whole.
         size: Height and width of its pixels.
