@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from converters.signals import exit_on_sigterm
 from dpipe.cli_errors import one_line_errors
 
 if TYPE_CHECKING:
@@ -55,7 +56,7 @@ def bench(
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error")] = False,
 ) -> None:
     """Measure what this machine gives for a recipe, by stage and by number of threads."""
-    with one_line_errors(debug):
+    with one_line_errors(debug), exit_on_sigterm():
         import json
 
         from rich.console import Console

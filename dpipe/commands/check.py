@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from converters.report import counted
+from converters.signals import exit_on_sigterm
 from dpipe.cli_errors import one_line_errors
 from dpipe.cli_text import printable
 
@@ -36,7 +37,7 @@ def check(
 
     Exit code 0 where nothing but warnings was found, 1 where there are errors, 2 where the JSON cannot be read.
     """
-    with one_line_errors(debug):
+    with one_line_errors(debug), exit_on_sigterm():
         import json
 
         from dpipe.check import check_dataset

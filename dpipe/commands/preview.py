@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from converters.signals import exit_on_sigterm
 from dpipe.cli_errors import one_line_errors
 
 DEFAULT_OUTPUT = Path("preview.png")
@@ -59,7 +60,7 @@ def preview(
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error")] = False,
 ) -> None:
     """Draw augmented samples with their boxes and masks: a contact sheet, or a page."""
-    with one_line_errors(debug):
+    with one_line_errors(debug), exit_on_sigterm():
         from dpipe.coco import CocoIndex
         from dpipe.errors import InputError
         from dpipe.files import check_writable_file, write_whole

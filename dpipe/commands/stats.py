@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from converters.signals import exit_on_sigterm
 from dpipe.cli_errors import one_line_errors
 from dpipe.cli_text import printable
 
@@ -26,7 +27,7 @@ def stats(
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error")] = False,
 ) -> None:
     """Count what is in a data set: images, objects of each class, sizes, shapes, masks."""
-    with one_line_errors(debug):
+    with one_line_errors(debug), exit_on_sigterm():
         import json
 
         from dpipe.files import check_writable, write_whole

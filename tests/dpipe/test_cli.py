@@ -1,9 +1,15 @@
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
+from pathlib import Path
 
+import numpy as np
 import pytest
+from typer.testing import CliRunner
+
+from dpipe.cli import app
 
 COMMANDS = ("", "convert", "preview", "stats", "check", "bench", "transcode")
 
@@ -25,3 +31,30 @@ def test_help_names_every_command() -> None:
     done = subprocess.run([sys.executable, "-c", code, "--help"], capture_output=True, text=True, check=True)
     for command in filter(None, COMMANDS):
         assert f" {command} " in done.stdout
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("stats", "instances.json", "-o", "out"),
+        ("check", "instances.json", "images", "--report", "out/report.json"),
+        ("preview", "instances.json", "images", "--raw", "-o", "out/preview.png"),
+        ("preview", "instances.json", "images", "--raw", "--html", "out/preview.html"),
+        ("bench", "instances.json", "images", "--threads", "1", "--seconds", "0.01", "--json", "out/bench.json"),
+    ],
+    ids=" ".join,
+)
+def test_sigterm_in_the_middle_of_a_file_leaves_nothing_of_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, write_dataset, command: tuple[str, ...]
+) -> None:
+    def terminate(_: object) -> None:
+        assert any((tmp_path / "out").iterdir())
+        assert signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL  # which would end the tests
+        signal.raise_signal(signal.SIGTERM)
+
+    write_dataset([np.zeros((40, 60, 3), dtype=np.uint8)])
+    (tmp_path / "out").mkdir()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("dpipe.files.os.fsync", terminate)
+    assert CliRunner().invoke(app, command).exit_code == 143
+    assert not any((tmp_path / "out").iterdir())
