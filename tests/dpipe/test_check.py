@@ -204,6 +204,53 @@ def test_the_rarer_kinds(tmp_path: Path, content: Content) -> None:
     assert kinds(check(tmp_path, content)) == {"near_duplicates_unknown": 1}
 
 
+def test_copies_of_a_file_are_told_once_each(tmp_path: Path, content: Content) -> None:
+    folder = tmp_path / "images"
+    for number in (2, 3):
+        shutil.copy(folder / "1.jpg", folder / f"{number}.jpg")
+    (folder / "1.jpg").rename(folder / "0.jpg")
+    content["images"][0]["file_name"] = "0.jpg"
+    other = np.zeros((80, 100, 3), dtype=np.uint8)
+    for name, level in (("dark.bmp", 10), ("light.bmp", 200)):  # of the same length
+        cv2.imwrite(str(folder / name), other + level)
+        content["images"].append({"id": level, "file_name": name, "height": 80, "width": 100})
+    report = check(tmp_path, content)
+    assert kinds(report) == {"same_content": 2}
+    told = [(finding.image, finding.detail) for finding in report.examples("same_content")]
+    assert told == [("2.jpg", "as 0.jpg"), ("3.jpg", "as 0.jpg")]
+
+
+def test_a_box_off_its_mask_contradicts_it_below_an_iou_of_a_quarter(tmp_path: Path, content: Content) -> None:
+    for width, kind in ((9, "box_off_mask"), (7, "box_contradicts_mask")):  # 0.3 and 0.23 of the mask's 30 columns
+        content["annotations"][0].update(bbox=[10, 10, width, 30])
+        assert kinds(check(tmp_path, content)) == {kind: 1}
+
+
+def test_a_malformed_mask_hides_nothing_from_its_neighbours(tmp_path: Path, content: Content) -> None:
+    content["annotations"] = [
+        {**content["annotations"][0], "id": number, "image_id": 1 + number % 3, "bbox": [10, 10, 30, 30 - number / 10]}
+        for number in range(9)
+    ]
+    content["annotations"][2]["segmentation"] = "text"
+    for number in (1, 4, 8):
+        content["annotations"][number].update(segmentation=[BOWTIE], area=450)
+    found = [finding for finding in check(tmp_path, content).findings if finding.kind.startswith(("self", "malf"))]
+    assert [(finding.kind, finding.annotation) for finding in found] == [
+        ("malformed_mask", 2),
+        *(("self_intersecting_polygon", number) for number in (1, 4, 8)),
+    ]
+
+
+def test_a_polygon_that_crosses_itself_may_have_any_area_up_to_its_extent(tmp_path: Path, content: Content) -> None:
+    # A square that is run round twice, a little apart: 1800 by the sum over its edges, 900 by its pixels.
+    twice = [10, 10, 40, 10, 40, 40, 10, 39, 11, 11, 39, 10.5, 39.5, 39, 10.5, 40]
+    for area in (450, 880, 895):
+        content["annotations"][0].update(segmentation=[twice], area=area)
+        assert kinds(check(tmp_path, content)) == {"self_intersecting_polygon": 1}
+    content["annotations"][0]["area"] = 1400
+    assert kinds(check(tmp_path, content)) == {"self_intersecting_polygon": 1, "area_differs": 1}
+
+
 def test_what_is_allowed(tmp_path: Path, content: Content) -> None:
     first, second, third = content["annotations"]
     # Boxes only; boxes that are rounded, or drawn by hand a little loosely; what is over the border by rounding.
@@ -317,6 +364,18 @@ def test_findings_name_image_and_annotation(tmp_path: Path, content: Content) ->
     (finding,) = check(tmp_path, content).examples("box_beyond_border")
     assert (finding.image, finding.annotation, finding.severity) == ("2.jpg", 20, "warning")
     assert finding.detail == "by 10.0 pixels"
+
+
+def test_an_id_that_occurs_twice_is_the_first_images_and_none_is_nobodys(tmp_path: Path, content: Content) -> None:
+    content["images"][1]["id"] = 1
+    content["images"][2]["id"] = None
+    content["annotations"] = content["annotations"][::2]
+    content["annotations"][0].update(category_id=99)
+    content["annotations"][1].update(image_id=None, category_id=99)
+    findings = check(tmp_path, content).findings
+    assert [f.image for f in findings if f.kind == "unknown_category"] == ["1.jpg"]
+    (lost,) = [f for f in findings if f.kind == "malformed_record" and f.annotation is not None]
+    assert (lost.image, lost.annotation) == (None, 30)
 
 
 def test_headers_alone_do_not_tell_damaged_pixels(tmp_path: Path, content: Content) -> None:

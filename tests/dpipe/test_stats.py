@@ -160,7 +160,7 @@ def test_a_name_is_plotted_on_one_line(path: Path, content: dict[str, list[Any]]
 
 
 def test_any_name_can_be_plotted(path: Path, content: dict[str, list[Any]], tmp_path: Path) -> None:
-    content["categories"][0]["name"] = r"$\frac{1}"
+    content["categories"][0]["name"] = r"$\frac{1}$"
     content["categories"][1]["name"] = "猫" * 200
     path.write_text(json.dumps(content))
     plots_of(dataset_stats(path), tmp_path / "out")

@@ -104,6 +104,23 @@ def test_dali_decodes_what_was_written_alike(images: Path, tmp_path: Path, devic
             assert np.array_equal(made.images[0].permute(1, 2, 0).cpu().numpy(), expected)
 
 
+def test_jpeg_keeps_colours_at_full_resolution(tmp_path: Path) -> None:
+    (tmp_path / "images").mkdir()
+    stripes = np.zeros((64, 64, 3), dtype=np.uint8)
+    stripes[:, ::2] = (255, 0, 0)
+    stripes[:, 1::2] = (0, 130, 0)  # as light as the red
+    Image.fromarray(stripes).save(tmp_path / "images" / "stripes.png")
+    report = run_transcoding(plan_transcoding(tmp_path / "images", tmp_path / "out", Encoding("jpeg")))
+    assert report.worst_psnr > 30  # 9 dB where colours are halved
+
+
+def test_the_mean_psnr_is_that_of_images_that_changed(images: Path, tmp_path: Path) -> None:
+    expected = run_transcoding(plan_transcoding(images, tmp_path / "out", Encoding("webp"))).mean_psnr
+    Image.new("RGB", (16, 16)).save(images / "black.png")
+    report = run_transcoding(plan_transcoding(images, tmp_path / "again", Encoding("webp")))
+    assert (report.images, report.mean_psnr) == (6, expected)
+
+
 def test_it_tells_sizes_and_psnr(images: Path, tmp_path: Path) -> None:
     plan = plan_transcoding(images, tmp_path / "out", Encoding("jpeg", quality=30))
     steps: list[int] = []
@@ -165,7 +182,7 @@ def test_annotations_come_along(images: Path, tmp_path: Path) -> None:
         assert decode_image(out / name, (int(height), int(width))).shape == (height, width, 3)
 
 
-@pytest.mark.parametrize("orientation", [1, 3, 6, 8])
+@pytest.mark.parametrize("orientation", [1, 3, 5, 6, 7, 8])
 @pytest.mark.parametrize("way", ["jpeg", "jp2", "webp"])
 def test_annotations_say_whether_exif_data_turn_an_image(tmp_path: Path, way: str, orientation: int) -> None:
     exif = Image.Exif()
@@ -233,6 +250,10 @@ def test_it_never_writes_over_what_it_reads(tmp_path: Path) -> None:
     result = run(tmp_path / "a", tmp_path, "--to", "jp2")
     assert result.exit_code == 2
     assert f"error: {tmp_path / 'a' / 'x.jp2'}: would be overwritten" in result.stderr
+    assert (tmp_path / "a" / "x.jp2").read_bytes() == before
+    (tmp_path / "link").symlink_to(tmp_path)
+    result = run(tmp_path / "a", tmp_path / "link", "--to", "jp2")
+    assert f"error: {tmp_path / 'link' / 'a' / 'x.jp2'}: would be overwritten" in result.stderr
     assert (tmp_path / "a" / "x.jp2").read_bytes() == before
     path = annotate(tmp_path / "x.json", [("a/x.png", (9, 9))])
     result = run(tmp_path / "a", tmp_path, "--to", "jp2", "-a", path)
