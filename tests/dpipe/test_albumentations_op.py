@@ -115,6 +115,21 @@ def test_threads_do_not_disturb_each_other(image: np.ndarray) -> None:
         np.testing.assert_array_equal(result, expected)
 
 
+def test_transforms_are_built_once_for_all_images(image: np.ndarray, monkeypatch: pytest.MonkeyPatch) -> None:
+    augment = Augment([Albumentations([NOISE])])
+    built: list[Any] = []
+    compose = A.Compose
+
+    def build(transforms: list[Any]) -> Any:
+        built.append(compose(transforms))
+        return built[-1]
+
+    monkeypatch.setattr(A, "Compose", build)
+    for sample in range(5):
+        apply_photometric(image, augment.draw(SIZE, seed=0, epoch=0, sample=sample).photometric)
+    assert len(built) == 1
+
+
 def test_steps_mix_with_other_photometric_operations_in_order(image: np.ndarray) -> None:
     augment = Augment([Brightness(8, prob=1), RandomFlip(1.0), Albumentations([INVERT]), Color(1, prob=1)])
     plan = augment.draw(SIZE, seed=0, epoch=0, sample=0)
