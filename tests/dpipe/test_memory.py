@@ -66,3 +66,13 @@ def test_blocks_grow_to_the_largest_batch() -> None:
         assert memory.array((size,), np.uint8).shape == (size,)
     address = memory.array((200,), np.uint8).ctypes.data
     assert memory.array((10,), np.uint8).ctypes.data == address
+
+
+def test_a_small_batch_leaves_a_block_for_a_large_one() -> None:
+    memory = BatchMemory(spare=3)
+    large = memory.array((200,), np.uint8)
+    small = memory.array((10,), np.uint8)
+    address = small.ctypes.data
+    del small
+    assert memory.array((200,), np.uint8).ctypes.data == address
+    assert large.ctypes.data != address
