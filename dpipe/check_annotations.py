@@ -25,8 +25,6 @@ CATEGORY_KINDS = {
     "low_instance_category": "rare_category",
 }
 ANNOTATION_KINDS = {
-    "orphan_image_id": "unknown_image",
-    "orphan_category_id": "unknown_category",
     "degenerate_bbox": "empty_box",
     "zero_area": "zero_area",
     "extreme_aspect_ratio": "extreme_aspect_ratio",
@@ -101,7 +99,13 @@ def check_with_hotcoco(records: Records, findings: Findings) -> None:
     category_row = {identity: row for row, identity in reversed(list(enumerate(records.category_ids.tolist())))}
     for found in (*health["errors"], *health["warnings"]):
         code, ids = found["code"], sorted(found["affected_ids"])
-        if code in ANNOTATION_KINDS:
+        if code == "orphan_image_id":
+            for row in ids:
+                findings.annotation("unknown_image", row, f"image id {records.image_ids_of[row]}")
+        elif code == "orphan_category_id":
+            for row in ids:
+                findings.annotation("unknown_category", row, f"category id {records.category_ids_of[row]}")
+        elif code in ANNOTATION_KINDS:
             findings.annotations(ANNOTATION_KINDS[code], ids)
         elif code == "bbox_out_of_bounds":
             _look_at_the_border(records, np.array(ids, dtype=np.int64), findings)

@@ -378,6 +378,14 @@ def test_an_id_that_occurs_twice_is_the_first_images_and_none_is_nobodys(tmp_pat
     assert (lost.image, lost.annotation) == (None, 30)
 
 
+def test_ids_that_are_nobodys_are_told(tmp_path: Path, content: Content) -> None:
+    content["annotations"][0].update(image_id=98)
+    content["annotations"][1].update(category_id=99)
+    report = check(tmp_path, content)
+    assert [finding.detail for finding in report.examples("unknown_image")] == ["image id 98"]
+    assert [finding.detail for finding in report.examples("unknown_category")] == ["category id 99"]
+
+
 def test_headers_alone_do_not_tell_damaged_pixels(tmp_path: Path, content: Content) -> None:
     path = tmp_path / "images" / "1.png"
     content["images"][0]["file_name"] = "1.png"
