@@ -76,8 +76,7 @@ def preview_samples(
     try:
         for batch in islice(loader, count):
             (target,) = batch.targets
-            height, width = target.size
-            image = np.ascontiguousarray(batch.images[0].permute(1, 2, 0).numpy()[:height, :width])
+            image = np.ascontiguousarray(batch.images[0].permute(1, 2, 0).numpy())
             plan = loader.plan(target.sample, epoch)
             boxes = object_boxes(index, plan.image)
             yield PreviewSample(image, target, plan, describe_operations(visible, plan, seed, boxes))
