@@ -10,6 +10,7 @@ import pytest
 from typer.testing import CliRunner
 
 from dpipe.cli import app
+from dpipe.cli_text import one_line, printable
 
 COMMANDS = ("", "convert", "preview", "stats", "check", "bench", "transcode")
 
@@ -58,3 +59,8 @@ def test_sigterm_in_the_middle_of_a_file_leaves_nothing_of_it(
     monkeypatch.setattr("dpipe.files.os.fsync", terminate)
     assert CliRunner().invoke(app, command).exit_code == 143
     assert not any((tmp_path / "out").iterdir())
+
+
+def test_only_line_ends_of_a_text_reach_the_terminal() -> None:
+    assert printable("ä\n[b]\x1b[2J\t\u202e") == "ä\n[b]\\x1b[2J\\t\\u202e"
+    assert one_line("ä\nb\x07") == "ä b\\x07"

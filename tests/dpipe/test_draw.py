@@ -146,6 +146,18 @@ def test_names_beyond_ascii_and_very_long_ones_are_drawn() -> None:
     draw_instances(blank(3, 3), [[0, 0, 3, 3]], [0], ["person"])
 
 
+@pytest.mark.parametrize("order", [[0, 1], [1, 0]])
+def test_small_objects_are_drawn_over_large_ones(order: list[int]) -> None:
+    boxes, labels = np.array([[10, 10, 150, 110], [10, 40, 60, 80]])[order], np.array([0, 1])[order]
+    masks = np.zeros((2, 120, 160), dtype=np.uint8)
+    for mask, (x1, y1, x2, y2) in zip(masks, boxes, strict=True):
+        mask[y1:y2, x1:x2] = 1
+    drawn = draw_instances(blank(), boxes, labels, NAMES, masks=masks)
+    assert tuple(drawn[75, 10]) == class_colour(1)  # where both have an edge
+    # The small one's tint is the last.
+    assert np.abs(drawn[75, 50] - (0.6 * drawn[75, 100] + 0.4 * np.array(class_colour(1)))).max() <= 1
+
+
 def test_ignored_regions_are_hatched_and_dashed() -> None:
     image = blank()
     drawn = draw_instances(image, np.zeros((0, 4)), [], NAMES, ignore_boxes=[[30, 30, 110, 90]])

@@ -69,8 +69,8 @@ def data(tmp_path: Path) -> tuple[Path, Path]:
         records.append({"id": number, "file_name": name, "height": 120, "width": 200})
     shared = {"image_id": 1, "category_id": 1, "area": 9, "iscrowd": 0}
     annotations = [
-        {**shared, "id": 7, "bbox": [30, 30, 60, 70], "segmentation": [[30, 30, 90, 40, 50, 100]]},
         {**shared, "id": 8, "bbox": [150, 10, 20, 20]},
+        {**shared, "id": 7, "bbox": [30, 30, 60, 70], "segmentation": [[30, 30, 90, 40, 50, 100]]},
         {**shared, "id": 9, "bbox": [100, 60, 40, 20], "iscrowd": 1},
     ]
     path = tmp_path / "instances.json"
@@ -102,13 +102,13 @@ def test_shapes_are_in_pixels_of_their_sample(data: tuple[Path, Path]) -> None:
     _, page = page_of(data, Augment([Resize((100, 60))]))
     sizes = [attributes["viewbox"] for tag, attributes in page.tags if tag == "svg" and "viewbox" in attributes]
     assert sorted(sizes) == ["0 0 100 60"] * 2 + ["0 0 200 120"] * 2
-    boxes = {tuple(attributes[key] for key in ("x", "y", "width", "height")) for attributes in page.of_class("box")}
-    assert boxes == {
+    boxes = [tuple(attributes[key] for key in ("x", "y", "width", "height")) for attributes in page.of_class("box")]
+    assert boxes == [  # of each pane the largest first, so that it covers nothing
         ("15.0", "15.0", "30.0", "35.0"),
         ("75.0", "5.0", "10.0", "10.0"),
         ("30.0", "30.0", "60.0", "70.0"),
         ("150.0", "10.0", "20.0", "20.0"),
-    }
+    ]
     assert {attributes["d"] for attributes in page.of_class("mask")} == {
         "M15.0 15.0L45.0 20.0L25.0 50.0Z",
         "M30.0 30.0L90.0 40.0L50.0 100.0Z",
