@@ -25,6 +25,8 @@ from dpipe.policy import Augment
 from dpipe.ragged import offsets_of, ranges
 
 MOST_REPETITIONS = 20
+GPU_FORMATS = ("JPG", "JPEG", "JPE", "JP2")
+"""What DALI decodes on a GPU, by the endings of names."""
 
 Progress = Callable[[str], None]
 
@@ -236,9 +238,9 @@ def _notes(
         common = next(iter(formats)).upper()
         advice = {
             "read": "a faster disk, or smaller files, would help",
-            "decode": "dpipe transcode makes files that decode faster"
-            if common in ("PNG", "BMP", "TIF", "TIFF")
-            else "a GPU decodes them with the dali backend; smaller images would help",
+            "decode": "a GPU decodes them with the dali backend; smaller images would help"
+            if common in GPU_FORMATS
+            else "dpipe transcode makes files that decode faster",
             "resample": "a smaller scale in Resize would help",
             "photometric": "fewer or cheaper operations on colours would help",
             "normalise": "normalising in the model, from uint8 images, would help",

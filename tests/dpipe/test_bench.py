@@ -10,7 +10,7 @@ import pytest
 from typer.testing import CliRunner
 
 from dpipe.backends.opencv import OpenCVBackend
-from dpipe.bench import BenchReport, LoaderRate, bench, choose_images
+from dpipe.bench import BenchReport, LoaderRate, _notes, bench, choose_images
 from dpipe.bench_machine import machine_facts
 from dpipe.bench_stages import STAGES, StageTime, time_image
 from dpipe.cli import app
@@ -125,6 +125,21 @@ def test_notes_say_what_bounds_the_rate(data: tuple[CocoIndex, Path], monkeypatc
     notes = pretend(dict.fromkeys(STAGES, 1.0) | {"target": 14.0}, "3.25").notes
     assert notes[0] == "target-bound: 70% of the time goes to boxes and masks"
     assert "busy with something else (load 3.2)" in notes[-1]
+
+
+@pytest.mark.parametrize(
+    ("ending", "advice"),
+    [
+        ("jpg", "a GPU decodes them"),
+        ("jp2", "a GPU decodes them"),
+        ("webp", "dpipe transcode"),
+        ("bmp", "dpipe transc"),
+    ],
+)
+def test_advice_is_of_the_format(ending: str, advice: str) -> None:
+    stages = [StageTime(name, 1.0, 0.9 if name == "decode" else 0.01) for name in STAGES]
+    (note,) = _notes(stages, [], {ending: 3, "png": 1}, load=0.0)
+    assert advice in note
 
 
 def test_the_machine_is_named() -> None:
