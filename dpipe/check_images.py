@@ -19,8 +19,6 @@ from dpipe.errors import BadSampleError
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
-ANY_SIZE = (0, 0)
-
 
 def check_images(
     records: Records,
