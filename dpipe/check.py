@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from dpipe.backends.base import usable_cores
 from dpipe.check_annotations import check_file_names, check_records, check_with_hotcoco
@@ -17,6 +17,9 @@ from dpipe.coco_records import no_garbage_collection, read_records
 from dpipe.errors import InputError
 
 EXAMPLES = 3
+
+Progress: TypeAlias = Callable[[str, int], AbstractContextManager[Callable[[int], None]]]
+"""Called with what is looked at and how many there are; gives a function to be told how many more have been."""
 
 
 @dataclass(frozen=True)
@@ -87,8 +90,13 @@ class CheckReport:
         return [finding for finding in self.findings if finding.kind == kind][:EXAMPLES]
 
 
+@contextmanager
+def _silent(_: str, __: int) -> Iterator[Callable[[int], None]]:
+    yield lambda count: None
+
+
 def check_dataset(
-    annotations: Path, images: Path, *, decode: bool = True, threads: int | None = None, show_progress: bool = False
+    annotations: Path, images: Path, *, decode: bool = True, threads: int | None = None, progress: Progress = _silent
 ) -> CheckReport:
     """Checks a COCO JSON and its images.
 
@@ -97,7 +105,7 @@ def check_dataset(
         images: Folder that its file names are relative to.
         decode: Decode all images; otherwise only their headers are looked at, and whether the files end as they should.
         threads: That look at images; as many as this process may use cores where not given.
-        show_progress: Draw a progress bar on stderr.
+        progress: Shows how far the work has come.
 
     Raises:
         InputError: If the JSON cannot be read or is none of COCO's, if the folder is not there, or for ``threads``
@@ -113,9 +121,9 @@ def check_dataset(
         check_records(records, findings)
         paths = check_file_names(records, images, findings)
         check_with_hotcoco(records, findings)
-        with _progress(show_progress, "masks", len(records.annotations)) as advance:
+        with progress("masks", len(records.annotations)) as advance:
             check_masks(records, findings, advance)
-        with _progress(show_progress, "images", len(paths)) as advance:
+        with progress("images", len(paths)) as advance:
             check_images(records, paths, findings, decode=decode, threads=threads or usable_cores(), progress=advance)
     return CheckReport(
         annotations=annotations,
@@ -126,14 +134,3 @@ def check_dataset(
         counts=findings.counts(),
         decoded=decode,
     )
-
-
-@contextmanager
-def _progress(show: bool, name: str, total: int) -> Iterator[Callable[[int], None]]:
-    """A progress bar on stderr, which is gone once it is full."""
-    from rich.console import Console
-    from rich.progress import Progress
-
-    with Progress(console=Console(stderr=True), transient=True, disable=not show) as bar:
-        task = bar.add_task(name, total=total)
-        yield lambda count: bar.advance(task, count)

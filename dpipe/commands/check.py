@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from converters.progress import progress
 from converters.report import counted
 from converters.signals import exit_on_sigterm
 from dpipe.cli_errors import one_line_errors
@@ -39,13 +40,16 @@ def check(
     """
     with one_line_errors(debug), exit_on_sigterm():
         import json
+        from functools import partial
 
         from dpipe.check import check_dataset
         from dpipe.files import check_writable_file, write_whole
 
         if report is not None:
             check_writable_file(report)
-        found = check_dataset(annotations, images, decode=decode, threads=threads, show_progress=True)
+        found = check_dataset(
+            annotations, images, decode=decode, threads=threads, progress=partial(progress, shown=True)
+        )
         if report is not None:
             write_whole(report, json.dumps(found.as_dict(), indent=1, ensure_ascii=True) + "\n")
         _show(found)

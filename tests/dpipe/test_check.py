@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -386,6 +387,23 @@ def test_ids_that_are_nobodys_are_told(tmp_path: Path, content: Content) -> None
     assert [finding.detail for finding in report.examples("unknown_category")] == ["category id 99"]
 
 
+def test_progress_is_told_to_the_end(tmp_path: Path, content: Content) -> None:
+    done: dict[tuple[str, int], int] = {}
+
+    @contextmanager
+    def progress(name: str, total: int) -> Iterator[Callable[[int], None]]:
+        done[name, total] = 0
+
+        def advance(count: int) -> None:
+            done[name, total] += count
+
+        yield advance
+
+    content["images"].pop()
+    check(tmp_path, content, progress=progress)
+    assert done == {("masks", 3): 3, ("images", 2): 2}
+
+
 def test_headers_alone_do_not_tell_damaged_pixels(tmp_path: Path, content: Content) -> None:
     path = tmp_path / "images" / "1.png"
     content["images"][0]["file_name"] = "1.png"
@@ -492,6 +510,7 @@ def test_the_command_exits_0_where_there_are_only_warnings(tmp_path: Path, conte
     result = run(tmp_path / "instances.json", tmp_path / "images", "--no-decode")
     assert result.exit_code == 0, result.output
     assert "pixels were not decoded" in result.stdout
+    assert result.stderr == ""  # a bar is for terminals
 
 
 @pytest.mark.parametrize(
