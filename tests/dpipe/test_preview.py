@@ -11,12 +11,13 @@ from typer.testing import CliRunner
 from dpipe.cli import app
 from dpipe.coco import CocoIndex
 from dpipe.colours import Color, Equalize
+from dpipe.cropping import MinIoURandomCrop
 from dpipe.draw import class_colour
 from dpipe.errors import InputError
 from dpipe.geometric import RandomFlip, Resize, Rotate, Shear, Translate
 from dpipe.policy import Augment, AutoAugment, Normalize
 from dpipe.preview import DEFAULT_AUGMENT, GAP, TILE_WIDTH, contact_sheet, write_image
-from dpipe.preview_samples import describe_operations
+from dpipe.preview_samples import describe_operations, preview_samples
 
 PALE = np.array((200, 200, 255))
 
@@ -169,6 +170,23 @@ def test_captions_are_of_the_plan_that_was_used() -> None:
         assert [name for name, _ in plan.photometric] == [
             name for name in names if name in ("color", "brightness", "contrast", "equalize")
         ]
+
+
+def test_captions_of_crops_know_the_same_boxes_as_the_plan(write_dataset) -> None:
+    images = [np.zeros((60, 80, 3), dtype=np.uint8)] * 12
+    objects = [{"image_id": number, "bbox": [5, 5, 10, 10]} for number in range(12)]
+    crowds = [{"image_id": number, "bbox": [20, 20, 60, 40], "iscrowd": 1} for number in range(12)]
+    index, folder = write_dataset(images, [*objects, *crowds])
+    cropped = 0
+    for sample in preview_samples(index, folder, Augment([MinIoURandomCrop()]), count=12):
+        height, width = sample.plan.size
+        x, y = -sample.plan.matrix[:, 2]
+        if sample.operations:
+            cropped += 1
+            assert sample.operations == [f"MinIoURandomCrop {width}x{height} at {x:.0f},{y:.0f}"]
+        else:
+            assert (height, width) == (60, 80)
+    assert cropped > 3
 
 
 @pytest.mark.parametrize(
