@@ -5,6 +5,7 @@ import os
 import pickle
 import subprocess
 import sys
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -113,6 +114,26 @@ def test_threads_do_not_disturb_each_other(image: np.ndarray) -> None:
         together = list(pool.map(lambda plan: apply_photometric(image, plan.photometric), [*plans, *plans[::-1]]))
     for result, expected in zip(together, [*alone, *alone[::-1]], strict=True):
         np.testing.assert_array_equal(result, expected)
+
+
+def test_threads_have_transforms_of_their_own(image: np.ndarray, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[Any] = []
+    both = threading.Barrier(2)
+
+    def apply(self: Any, image: np.ndarray, **options: Any) -> np.ndarray:
+        seen.append(self)
+        if len(seen) > 1:
+            both.wait(timeout=30)
+        return image
+
+    monkeypatch.setattr(A.InvertImg, "apply", apply)
+    step = draw([INVERT]).photometric[0]
+    assert callable(step)
+    seen.clear()  # of the trial
+    step(image)
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(step, [image, image]))
+    assert seen[1] is not seen[2]
 
 
 def test_transforms_are_built_once_for_all_images(image: np.ndarray, monkeypatch: pytest.MonkeyPatch) -> None:

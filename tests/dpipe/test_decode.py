@@ -33,8 +33,9 @@ def save(image: np.ndarray, path: Path, orientation: int | None = None) -> Path:
 def assert_bad(path: Path, reason: str, size: tuple[int, int] = (HEIGHT, WIDTH)) -> None:
     """Both ways to look at a file refuse it, with one line that names the file and the sample."""
     for look in (decode_image, check_image):
-        with pytest.raises(BadSampleError, match=reason) as caught:
+        with pytest.raises(BadSampleError) as caught:
             look(path, size, 17)
+        assert reason in caught.value.reason  # the path holds the test's name
         assert (caught.value.path, caught.value.sample) == (path, 17)
         assert str(path) in str(caught.value)
         assert "\n" not in str(caught.value)

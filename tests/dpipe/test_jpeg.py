@@ -178,3 +178,21 @@ def test_a_part_of_a_header(tmp_path: Path, photo: np.ndarray, end: int) -> None
     frame = data.find(b"\xff\xc0")
     assert jpeg_size(data[:end]) == (SIZE if end >= frame + 9 else None)
     assert jpeg_size(data[: frame + 9]) == SIZE
+
+
+@pytest.mark.parametrize(("place", "value"), [(0, 12), (5, 4), (7, 0x44), (10, 0x21), (13, 0x12)])
+def test_uncommon_frames_are_left_to_opencv(tmp_path: Path, photo: np.ndarray, place: int, value: int) -> None:
+    # The precision, the number of components, and the sampling of the luma and of both chroma channels.
+    data = bytearray(encode(photo, tmp_path / "a.jpg"))
+    assert decode_jpeg(bytes(data), SIZE, Scratch()) is not None
+    data[data.index(b"\xff\xc0") + 4 + place] = value
+    assert decode_jpeg(bytes(data), SIZE, Scratch()) is None
+
+
+def test_fill_bytes_before_a_marker_are_skipped(tmp_path: Path, photo: np.ndarray) -> None:
+    path = tmp_path / "a.jpg"
+    data = encode(photo, path)
+    frame = data.index(b"\xff\xc0")
+    expected = decode(path)
+    path.write_bytes(data[:2] + b"\xff\xff" + data[2:frame] + b"\xff" + data[frame:])
+    np.testing.assert_array_equal(decode(path), expected)

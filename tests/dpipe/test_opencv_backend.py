@@ -223,12 +223,12 @@ def test_a_bad_image_is_not_read_again(
         return decode_image(path, *arguments)
 
     monkeypatch.setattr(opencv, "decode_image", decode)
-    plan = plans_of(Augment([]), images)[2]
+    plan = replace(plans_of(Augment([]), images)[2], sample=8)
     backend = OpenCVBackend(paths, Augment([]), on_bad_sample="skip", prefetch=0)
     later = replace(plan, sample=20)
     found = [batch.bad for _ in range(2) for batch in backend.stream([[plan], [later, later]])]
     assert read == [paths[2]]
-    assert [[(place, error.sample) for place, error in bad] for bad in found] == [[(0, 2)], [(0, 20), (1, 20)]] * 2
+    assert [[(place, error.sample) for place, error in bad] for bad in found] == [[(0, 8)], [(0, 20), (1, 20)]] * 2
     assert {error.reason for bad in found for _, error in bad} == {"no image in a known format, or corrupt"}
     # Where it is an error, it may have been mended.
     backend = OpenCVBackend(paths, Augment([]))
@@ -236,6 +236,23 @@ def test_a_bad_image_is_not_read_again(
         next(backend.stream([[plan]]))
     cv2.imwrite(str(paths[2]), images[2])
     assert next(backend.stream([[plan]])).images.shape[0] == 1
+
+
+def test_threads_decode_into_memory_of_their_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    paths = [tmp_path / f"{number}.jpg" for number in range(2)]
+    images = [np.full((30, 40, 3), grey, np.uint8) for grey in (50, 200)]
+    for path, image in zip(paths, images, strict=True):
+        cv2.imwrite(str(path), image)
+    both = threading.Barrier(2)
+
+    def decode(*arguments: Any) -> np.ndarray:
+        image = decode_image(*arguments)
+        both.wait(timeout=30)  # for the other thread's image as well
+        return image
+
+    monkeypatch.setattr(opencv, "decode_image", decode)
+    (batch,) = OpenCVBackend(paths, Augment([]), threads=2).stream([plans_of(Augment([]), images)])
+    assert [int(image.float().mean()) for image in batch.images] == [50, 200]
 
 
 @pytest.mark.parametrize("normalize", [[], [Normalize(MEAN, STD)]])

@@ -231,6 +231,15 @@ def test_area_is_neither_lost_nor_invented(seed: int) -> None:
     assert (whole.areas() >= left.areas()).all()
 
 
+def test_rings_that_overlap_without_crossing_stay_one_part() -> None:
+    # After the cut, they share corners and parts of edges, and one reaches into the other from there.
+    outer = [[-2, -3], [6, -1], [-3, 4], [3, 2], [1, 6]]
+    inner = [[7, -2], [5, -3], [0, 3], [1, 6], [3, 2]]
+    vertices = np.array(outer + inner, dtype=np.float32)
+    polygons = Polygons(vertices, np.array([0, 5, 10]), np.array([0, 2]), np.array([False, True]))
+    np.testing.assert_array_equal(samples(polygons.clip(6, 6), 6, 6, 8), samples(polygons, 6, 6, 8))
+
+
 @pytest.mark.parametrize("seed", range(10))
 def test_boxes_are_those_of_what_is_seen(seed: int) -> None:
     rng = np.random.default_rng(100 + seed)

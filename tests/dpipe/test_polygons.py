@@ -149,6 +149,8 @@ def rle(counts: Any, size: Any = (5, 6)) -> dict[str, Any]:
         (7, "neither a list of polygons nor a run-length mask but 7"),
         (rle([5, 5]), "run lengths are damaged: they add up to 10 pixels, the mask has 5 x 6 = 30"),
         (rle([40, -10]), "run lengths are damaged"),
+        (rle([20, -5, 15]), "run lengths are damaged"),
+        (rle([2**62] * 4 + [30]), "run lengths are damaged"),  # 30 in 64 bits
         (rle([29.5, 0.5]), "counts that are not whole numbers"),
         (rle(["a"]), "counts that are not whole numbers"),
         (rle("]"), "run lengths are damaged"),
