@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tarfile
 import threading
+import tracemalloc
 import types
 import zipfile
 from collections import OrderedDict, deque
@@ -167,7 +168,7 @@ def foreign(monkeypatch):
     return module
 
 
-@pytest.mark.parametrize("protocol", [2, 4])
+@pytest.mark.parametrize("protocol", [2, 4, 5])
 @pytest.mark.parametrize("zipped", [False, True])
 def test_classes_that_are_not_installed_are_inert(tmp_path, monkeypatch, foreign, protocol, zipped):
     reference = make_model()
@@ -258,6 +259,45 @@ def test_a_pickle_cannot_change_the_functions_it_may_call(tmp_path):
     with pytest.raises(InputError):
         read_weights(path)
     assert not hasattr(torch._utils._rebuild_tensor_v2, "evil_")
+
+
+def test_an_archive_that_unpacks_to_more_than_it_is(tmp_path):
+    path, packed = tmp_path / "weights.pth", tmp_path / "packed.pth"
+    torch.save({"weight": torch.zeros(10**6)}, path)
+    with zipfile.ZipFile(path) as records, zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as compressed:
+        for record in records.infolist():
+            compressed.writestr(record.filename, records.read(record))
+    with pytest.raises(InputError, match=r"packed.pth: would unpack from \d+ to 4000\d+ bytes"):
+        read_weights(packed)
+
+
+@pytest.mark.parametrize("zipped", [False, True])
+@pytest.mark.parametrize("known", [False, True])
+def test_a_tensor_that_reaches_beyond_its_storage(tmp_path, known, zipped):
+    path = tmp_path / "weights.pth"
+    stored = torch.ones(1)
+    whole = Call(torch._utils._rebuild_tensor_v2, stored._typed_storage(), 0, (5000,), (1,), False, OrderedDict())
+    content = {"weight": whole, "other": 1 if known else Call(print)}
+    torch.save(content, path, _use_new_zipfile_serialization=zipped)
+    with pytest.raises(InputError, match=r"that can be read: .*(not resizable|wrong byte size)"):
+        read_weights(path)
+
+
+def test_a_small_pickle_takes_little_memory(tmp_path):
+    """It stores its dictionary, and an object of an unknown class, under a number far beyond any that is in use."""
+    path = tmp_path / "weights.pth"
+    torch.save({}, path)
+    with zipfile.ZipFile(path) as records:
+        parts = {record.filename: records.read(record) for record in records.infolist()}
+    body = b"\x80\x02}r" + (2**23).to_bytes(4, "little") + b"X\x01\x00\x00\x00acsome\nThing\n)Rs."
+    with zipfile.ZipFile(path, "w") as records:
+        for name, content in parts.items():
+            records.writestr(name, body if name.endswith("data.pkl") else content)
+    tracemalloc.start()
+    with pytest.raises(InputError, match="holds no named tensors"):
+        read_weights(path)
+    assert tracemalloc.get_traced_memory()[1] < 2**24
+    tracemalloc.stop()
 
 
 class Shadowed:
