@@ -6,6 +6,7 @@ Shapes and names:
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated, Protocol
 
@@ -23,6 +24,12 @@ if TYPE_CHECKING:
 
 NEGATIVE = -1
 NEITHER = -2
+
+ClassLosses = Callable[[Tensor], Tensor]
+"""From indices (k,) of priors to the class loss (k,) of each, without gradient."""
+
+RoILosses = Callable[[Tensor, Tensor], Tensor]
+"""From boxes (k, 4) of one image and their labels (k,), NEGATIVE for the background, to their class losses (k,)."""
 
 
 @dataclass(frozen=True)
@@ -122,12 +129,18 @@ class Assigner(Protocol):
 
 
 class Sampler(Protocol):
-    """Chooses the priors that a loss looks at."""
+    """Chooses the priors that a loss looks at.
+
+    Attributes:
+        add_gt_as_proposals: Whether RoI heads put the ground truths before the proposals.
+        needs_losses: Whether ``choose`` reads the priors' losses, which cost RoI heads a forward pass. A sampler
+            without this attribute does not.
+    """
 
     add_gt_as_proposals: bool
 
-    def choose(self, assignment: Assignment) -> tuple[Tensor, Tensor]:
-        """Indices of positives and of negatives, each ascending."""
+    def choose(self, assignment: Assignment, class_losses: ClassLosses | None = None) -> tuple[Tensor, Tensor]:
+        """Indices of positives and of negatives, each ascending. The losses are given where they are needed."""
         ...
 
 
@@ -149,20 +162,27 @@ class RandomSampler:
         self.pos_fraction = pos_fraction
         self.add_gt_as_proposals = add_gt_as_proposals
 
-    def choose(self, assignment: Assignment) -> tuple[Tensor, Tensor]:
+    def choose(self, assignment: Assignment, class_losses: ClassLosses | None = None) -> tuple[Tensor, Tensor]:
         """Indices of positives (P,) and of negatives (S - P,), int64, each ascending."""
-        # nonzero waits for the device: how many there are decides the shapes of all that follows.
-        positives = (assignment.gt_indices >= 0).nonzero().squeeze(1)
-        negatives = (assignment.gt_indices == NEGATIVE).nonzero().squeeze(1)
-        positives = self._draw(positives, int(self.num * self.pos_fraction))
-        return positives, self._draw(negatives, self.num - len(positives))
+        positives, negatives = positives_and_negatives(assignment)
+        positives = draw(positives, int(self.num * self.pos_fraction))
+        return positives, draw(negatives, self.num - len(positives))
 
-    @staticmethod
-    def _draw(indices: Tensor, count: int) -> Tensor:
-        if len(indices) <= count:
-            return indices
-        chosen = torch.randperm(len(indices))[:count].sort().values
-        return indices[chosen.to(indices.device)]
+
+def positives_and_negatives(assignment: Assignment) -> tuple[Tensor, Tensor]:
+    """Indices of all positives and of all negatives, int64, each ascending."""
+    # nonzero waits for the device: how many there are decides the shapes of all that follows.
+    positives = (assignment.gt_indices >= 0).nonzero().squeeze(1)
+    negatives = (assignment.gt_indices == NEGATIVE).nonzero().squeeze(1)
+    return positives, negatives
+
+
+def draw(indices: Tensor, count: int) -> Tensor:
+    """At most ``count`` of the indices (n,), drawn at random on the CPU, in their order."""
+    if len(indices) <= count:
+        return indices
+    chosen = torch.randperm(len(indices))[:count].sort().values
+    return indices[chosen.to(indices.device)]
 
 
 @dataclass(frozen=True)
@@ -197,7 +217,9 @@ class Samples:
         return self.boxes[: self.num_positives]
 
 
-def sample_rois(assigner: Assigner, sampler: Sampler, proposals: Tensor, target: Target) -> Samples:
+def sample_rois(
+    assigner: Assigner, sampler: Sampler, proposals: Tensor, target: Target, roi_losses: RoILosses | None = None
+) -> Samples:
     """Assigns and samples the proposals of one image.
 
     Args:
@@ -206,6 +228,7 @@ def sample_rois(assigner: Assigner, sampler: Sampler, proposals: Tensor, target:
             matches.
         proposals: (n, 4).
         target: Its boxes, labels and ignore_boxes are read.
+        roi_losses: What a sampler with ``needs_losses`` finds the hard RoIs by.
     """
     assignment = assigner.assign(proposals, target.boxes, target.ignore_boxes)
     num_gts = len(target.boxes)
@@ -217,7 +240,15 @@ def sample_rois(assigner: Assigner, sampler: Sampler, proposals: Tensor, target:
             torch.cat([torch.arange(num_gts, device=proposals.device), assignment.gt_indices]),
             torch.cat([assignment.max_ious.new_ones(num_gts), assignment.max_ious]),
         )
-    positives, negatives = sampler.choose(assignment)
+    class_losses: ClassLosses | None = None
+    if roi_losses is not None:
+        # A negative's index, NEGATIVE, is that of the last label: the one put there.
+        labels = torch.cat([target.labels, target.labels.new_full((1,), NEGATIVE)])
+
+        def class_losses(rows: Tensor) -> Tensor:
+            return roi_losses(proposals[rows], labels[assignment.gt_indices[rows]])
+
+    positives, negatives = sampler.choose(assignment, class_losses)
     gt_indices = assignment.gt_indices[positives]
     return Samples(
         boxes=proposals[torch.cat([positives, negatives])],

@@ -88,8 +88,9 @@ class TwoStageDetector(nn.Module):
         rpn_losses, proposals = self._loss_and_propose(features, one_class(targets))
         # A dense head that is a detector of its own calls its losses as a RoI head does.
         losses = {name if "rpn" in name else f"rpn_{name}": value for name, value in rpn_losses.items()}
-        samples = roi_head.sample([boxes for boxes, _ in proposals], targets)
-        losses.update(roi_head.loss(_contiguous(features), samples, targets))
+        features = _contiguous(features)
+        samples = roi_head.sample(features, [boxes for boxes, _ in proposals], targets)
+        losses.update(roi_head.loss(features, samples, targets))
         if self.auxiliary_head is not None:
             losses.update(self.auxiliary_head.loss(_contiguous(laterals), samples, targets))
         return losses

@@ -69,8 +69,10 @@ class DenseDetectionHead(Protocol):
 class RoIHead(Protocol):
     """Detections from proposals, of which there is one tensor (n, 4) an image."""
 
-    def sample(self, proposals: Sequence[Tensor], targets: Sequence[Target]) -> list[Samples]:
-        """The RoIs of each image to train on."""
+    def sample(
+        self, features: Sequence[Tensor], proposals: Sequence[Tensor], targets: Sequence[Target]
+    ) -> list[Samples]:
+        """The RoIs of each image to train on. Features are for samplers that choose by losses."""
         ...
 
     def loss(

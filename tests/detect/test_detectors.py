@@ -253,7 +253,7 @@ def test_auxiliary_losses_are_the_sum_over_levels(num_levels):
     head = model.auxiliary_head
     targets = [make_target(OBJECTS), make_target(OBJECTS[:1])]
     proposals = [torch.tensor([[12.0, 8.0, 48.0, 52.0], [60.0, 5.0, 80.0, 30.0]])] * 2
-    samples = model.roi_head.sample(proposals, targets)
+    samples = model.roi_head.sample([], proposals, targets)
     laterals = [torch.randn(2, 8, 64 // s, 96 // s) for s in STRIDES[:num_levels]]
     losses = head.loss(laterals, samples, targets)
     rois = torch.cat([torch.cat([torch.full((len(s.boxes), 1), float(i)), s.boxes], 1) for i, s in enumerate(samples)])
@@ -450,7 +450,7 @@ def test_a_cascade_refines_by_the_labels_in_training():
     seen = []
     roi_head.bbox_roi_extractor.register_forward_hook(lambda _, inputs, out: seen.append(inputs[1]))
     features = [torch.randn(1, 8, 64 // s, 96 // s) for s in STRIDES]
-    roi_head.loss(features, roi_head.sample([target.boxes], [target]), [target])
+    roi_head.loss(features, roi_head.sample(features, [target.boxes], [target]), [target])
     moved = target.boxes + 20 * torch.tensor([[0.0], [0.1], [0.2]]) * torch.tensor([1.0, 0, 1, 0])
     torch.testing.assert_close(seen[0][:, 1:], target.boxes)
     torch.testing.assert_close(seen[1][:, 1:], moved)
@@ -475,7 +475,7 @@ def test_mask_targets_are_computed_once_for_heads_of_the_same_rois(monkeypatch):
 def test_consistent_supervision_weighs_a_quarter():
     model, targets = build("cascade"), [make_target(OBJECTS)]
     proposals = [torch.tensor([[12.0, 8.0, 48.0, 52.0]])]
-    samples = model.roi_head.sample(proposals, targets)
+    samples = model.roi_head.sample([], proposals, targets)
     laterals = [torch.randn(1, 8, 64 // s, 96 // s) for s in STRIDES[:4]]
     found = model.auxiliary_head.loss(laterals, samples, targets)
     plain = AuxiliaryHead(STRIDES, model.auxiliary_head.bbox_head, model.auxiliary_head.mask_head, loss_weight=1.0)

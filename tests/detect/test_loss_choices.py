@@ -286,7 +286,7 @@ def test_consistent_supervision_is_the_sum_of_its_levels(mode, make_target):
     model = tiny_detector(by_sigmoid, {"type": "GHMR" if harmonized else "L1Loss"})
     head = model.auxiliary_head
     targets = [with_masks(make_target([box])) for box in ((10, 10, 50, 50), (5, 8, 40, 60))]
-    samples = model.roi_head.sample([torch.tensor([[12.0, 8.0, 48.0, 52.0], [60, 5, 80, 30]])] * 2, targets)
+    samples = model.roi_head.sample([], [torch.tensor([[12.0, 8.0, 48.0, 52.0], [60, 5, 80, 30]])] * 2, targets)
     laterals = [(1 + level) * torch.randn(2, 8, 64 // s, 96 // s) for level, s in enumerate((4, 8, 16))]
     together = head.loss(laterals, samples, targets)
     alone = []

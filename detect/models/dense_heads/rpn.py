@@ -23,7 +23,9 @@ from detect.models.boxes import DeltaCoder, group_nms, image_bounds, on_device, 
 from detect.models.channels import common_channels
 from detect.models.interfaces import Proposals
 from detect.models.losses import CrossEntropyLoss, SmoothL1Loss
+from detect.models.samplers import needs_losses
 from detect.registry import MODELS
+from dpipe.errors import InputError
 
 if TYPE_CHECKING:
     from dpipe.target import Target
@@ -123,6 +125,8 @@ class RPNHead(nn.Module):
         self.coder = DeltaCoder(target_stds)
         self.assigner = assigner or MaxIoUAssigner(0.7, 0.3, min_pos_iou=0.3)
         self.sampler = sampler or RandomSampler(256, 0.5, add_gt_as_proposals=False)
+        if needs_losses(self.sampler):
+            raise InputError(f"RPNHead: sampler cannot be a {type(sampler).__name__}, which needs the losses of RoIs")
         self.allowed_border = allowed_border
         self.pad_divisor = pad_divisor
         self.loss_cls = loss_cls or CrossEntropyLoss(use_sigmoid=True)

@@ -8,20 +8,67 @@ Shapes and names:
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from detect.models.assign import Samples
+from detect.models.assign import Assigner, Sampler, Samples, sample_rois
 from detect.models.boxes import group_nms, image_bounds, regression_loss
 from detect.models.detections import Detections, to_original
 from detect.models.interfaces import BBoxHead
 from detect.models.losses import accuracy
+from detect.models.samplers import needs_losses
 
 if TYPE_CHECKING:
     from dpipe.target import Target
+
+
+RoIOutputs = Callable[[Tensor], tuple[Tensor, Tensor]]
+"""From RoIs (R, 5) to logits and deltas: a bbox head with the features that it reads."""
+
+
+def sample_images(
+    assigner: Assigner,
+    sampler: Sampler,
+    proposals: Sequence[Tensor],
+    targets: Sequence[Target],
+    head: BBoxHead,
+    outputs: RoIOutputs,
+) -> list[Samples]:
+    """Assigns and samples the proposals of all images.
+
+    Args:
+        assigner: Decides which are positive and negative.
+        sampler: Chooses among them.
+        proposals: For each image (n, 4).
+        targets: N targets.
+        head: The bbox head that will be trained on the samples.
+        outputs: What it predicts; called only for a sampler that chooses by losses.
+    """
+    samples = []
+    for number, (boxes, target) in enumerate(zip(proposals, targets, strict=True)):
+        roi_losses = partial(class_losses, head, outputs, number) if needs_losses(sampler) else None
+        samples.append(sample_rois(assigner, sampler, boxes, target, roi_losses))
+    return samples
+
+
+@torch.no_grad()
+def class_losses(head: BBoxHead, outputs: RoIOutputs, image: int, boxes: Tensor, labels: Tensor) -> Tensor:
+    """The class loss (k,) of each RoI of an image, without gradient.
+
+    Args:
+        head: The bbox head.
+        outputs: What it predicts.
+        image: The image's number in the batch.
+        boxes: (k, 4).
+        labels: (k,) int64, negative for the background.
+    """
+    logits, _ = outputs(torch.cat([boxes.new_full((len(boxes), 1), image), boxes], dim=1))
+    labels = torch.where(labels < 0, head.num_classes, labels)
+    return head.loss_cls(logits, labels, reduction_override="none")
 
 
 def roi_labels(num_classes: int, samples: Sequence[Samples]) -> Tensor:

@@ -22,12 +22,13 @@ from detect.models.arguments import (
     check_classes,
     check_roi_parts,
 )
-from detect.models.assign import Assigner, MaxIoUAssigner, RandomSampler, Sampler, Samples, sample_rois
+from detect.models.assign import Assigner, MaxIoUAssigner, RandomSampler, Sampler, Samples
 from detect.models.boxes import boxes_to_rois, image_bounds
 from detect.models.detections import Detections
 from detect.models.interfaces import BBoxHead, MaskHead
-from detect.models.roi_heads.boxes import box_losses, detect_boxes, refine_rois, roi_labels
+from detect.models.roi_heads.boxes import box_losses, detect_boxes, refine_rois, roi_labels, sample_images
 from detect.models.roi_heads.masks import predict_masks, sampled_mask_loss, with_masks
+from detect.models.samplers import check_sampler
 from detect.registry import MODELS
 from dpipe.errors import InputError
 
@@ -93,15 +94,18 @@ class CascadeRoIHead(nn.Module):
         self.mask_head = None if mask_head is None else nn.ModuleList(mask_head)
         self.assigners = assigner
         self.sampler = sampler or RandomSampler(512, 0.25)
+        check_sampler(self.sampler, [self._stage(stage) for stage in range(len(bbox_head))], "CascadeRoIHead")
         self.stage_loss_weights = tuple(stage_loss_weights)
         self.score_thr = score_thr
         self.nms_iou = nms_iou
         self.max_per_img = max_per_img
         self.mask_thr = mask_thr
 
-    def sample(self, proposals: Sequence[Tensor], targets: Sequence[Target]) -> list[Samples]:
+    def sample(
+        self, features: Sequence[Tensor], proposals: Sequence[Tensor], targets: Sequence[Target]
+    ) -> list[Samples]:
         """The RoIs to train the first stage on."""
-        return self._sample(0, proposals, targets)
+        return self._sample(0, features, proposals, targets)
 
     def loss(
         self, features: Sequence[Tensor], samples: Sequence[Samples], targets: Sequence[Target]
@@ -116,7 +120,7 @@ class CascadeRoIHead(nn.Module):
         for stage, weight in enumerate(self.stage_loss_weights):
             head = self._stage(stage)
             rois = boxes_to_rois([sample.boxes for sample in samples])
-            logits, deltas = head(self.bbox_roi_extractor(features, rois))
+            logits, deltas = self._outputs(stage, features, rois)
             stage_losses = box_losses(head, logits, deltas, samples)
             if self.mask_head is not None and self.mask_roi_extractor is not None:
                 stage_losses["loss_mask"] = sampled_mask_loss(
@@ -126,7 +130,7 @@ class CascadeRoIHead(nn.Module):
                 losses[f"s{stage}.{name}"] = value * weight if "loss" in name else value
             if stage + 1 < len(self.bbox_head):
                 refined = refine_rois(head, rois, logits, deltas, bounds, roi_labels(head.num_classes, samples))
-                samples = self._sample(stage + 1, _without_ground_truths(refined, samples), targets)
+                samples = self._sample(stage + 1, features, _without_ground_truths(refined, samples), targets)
         return losses
 
     def predict(
@@ -138,7 +142,7 @@ class CascadeRoIHead(nn.Module):
         all_logits = []
         for stage in range(len(self.bbox_head)):
             head = self._stage(stage)
-            logits, deltas = head(self.bbox_roi_extractor(features, rois))
+            logits, deltas = self._outputs(stage, features, rois)
             all_logits.append(logits)
             if stage + 1 < len(self.bbox_head):
                 rois = refine_rois(head, rois, logits, deltas, bounds)
@@ -163,9 +167,15 @@ class CascadeRoIHead(nn.Module):
     def _stage(self, stage: int) -> BBoxHead:
         return cast(BBoxHead, self.bbox_head[stage])
 
-    def _sample(self, stage: int, proposals: Sequence[Tensor], targets: Sequence[Target]) -> list[Samples]:
-        assigner = self.assigners[stage]
-        return [sample_rois(assigner, self.sampler, p, t) for p, t in zip(proposals, targets, strict=True)]
+    def _outputs(self, stage: int, features: Sequence[Tensor], rois: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits (R, K + 1) and deltas (R, 4) or (R, 4 * K) of RoIs (R, 5)."""
+        return self._stage(stage)(self.bbox_roi_extractor(features, rois))
+
+    def _sample(
+        self, stage: int, features: Sequence[Tensor], proposals: Sequence[Tensor], targets: Sequence[Target]
+    ) -> list[Samples]:
+        outputs = partial(self._outputs, stage, features)
+        return sample_images(self.assigners[stage], self.sampler, proposals, targets, self._stage(stage), outputs)
 
 
 def _without_ground_truths(rois: Tensor, samples: Sequence[Samples]) -> list[Tensor]:

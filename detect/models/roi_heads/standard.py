@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, cast
 from torch import Tensor, nn
 
 from detect.models.arguments import BBOX_HEAD, MASK_HEAD, Count, Probability, check_classes, check_roi_parts
-from detect.models.assign import Assigner, MaxIoUAssigner, RandomSampler, Sampler, Samples, sample_rois
+from detect.models.assign import Assigner, MaxIoUAssigner, RandomSampler, Sampler, Samples
 from detect.models.boxes import boxes_to_rois
 from detect.models.detections import Detections
 from detect.models.interfaces import BBoxHead, MaskHead
-from detect.models.roi_heads.boxes import box_losses, detect_boxes
+from detect.models.roi_heads.boxes import box_losses, detect_boxes, sample_images
 from detect.models.roi_heads.masks import predict_masks, sampled_mask_loss, with_masks
+from detect.models.samplers import check_sampler
 from detect.registry import MODELS
 from dpipe.errors import InputError
 
@@ -66,14 +67,18 @@ class StandardRoIHead(nn.Module):
         self.mask_head = mask_head
         self.assigner = assigner or MaxIoUAssigner(0.5, 0.5, min_pos_iou=0.5, match_low_quality=False)
         self.sampler = sampler or RandomSampler(512, 0.25)
+        check_sampler(self.sampler, [cast(BBoxHead, bbox_head)], "StandardRoIHead")
         self.score_thr = score_thr
         self.nms_iou = nms_iou
         self.max_per_img = max_per_img
         self.mask_thr = mask_thr
 
-    def sample(self, proposals: Sequence[Tensor], targets: Sequence[Target]) -> list[Samples]:
+    def sample(
+        self, features: Sequence[Tensor], proposals: Sequence[Tensor], targets: Sequence[Target]
+    ) -> list[Samples]:
         """The RoIs to train on."""
-        return [sample_rois(self.assigner, self.sampler, p, t) for p, t in zip(proposals, targets, strict=True)]
+        head = cast(BBoxHead, self.bbox_head)
+        return sample_images(self.assigner, self.sampler, proposals, targets, head, partial(self._outputs, features))
 
     def loss(
         self, features: Sequence[Tensor], samples: Sequence[Samples], targets: Sequence[Target]
@@ -81,7 +86,7 @@ class StandardRoIHead(nn.Module):
         """``loss_cls``, ``loss_bbox``, ``acc`` and, with a mask head, ``loss_mask``."""
         head = cast(BBoxHead, self.bbox_head)
         rois = boxes_to_rois([sample.boxes for sample in samples])
-        logits, deltas = head(self.bbox_roi_extractor(features, rois))
+        logits, deltas = self._outputs(features, rois)
         losses = box_losses(head, logits, deltas, samples)
         if self.mask_head is not None and self.mask_roi_extractor is not None:
             losses["loss_mask"] = sampled_mask_loss(
@@ -95,7 +100,7 @@ class StandardRoIHead(nn.Module):
         """Detections in the original images' coordinates."""
         head = cast(BBoxHead, self.bbox_head)
         rois = boxes_to_rois(proposals)
-        logits, deltas = head(self.bbox_roi_extractor(features, rois))
+        logits, deltas = self._outputs(features, rois)
         detections = detect_boxes(
             head,
             rois,
@@ -112,3 +117,7 @@ class StandardRoIHead(nn.Module):
             return detections
         masks = predict_masks([cast(MaskHead, self.mask_head)], self.mask_roi_extractor, features, detections)
         return with_masks(detections, masks, targets, self.mask_thr)
+
+    def _outputs(self, features: Sequence[Tensor], rois: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits (R, K + 1) and deltas (R, 4) or (R, 4 * K) of RoIs (R, 5)."""
+        return cast(BBoxHead, self.bbox_head)(self.bbox_roi_extractor(features, rois))
