@@ -123,7 +123,17 @@ def test_nothing_is_learned_from_a_batch_that_stands_in_for_another(shapes, tmp_
 
 def test_two_processes_stay_in_step_when_one_has_nothing_to_train_on(shapes, tmp_path):
     names = [spoil(shapes.images[number]) for number in (1, 5)]
-    words = [*SKIP, "train.epochs=1", "data.batch_size=1", "--work-dir", tmp_path / "run", "--devices", "2", "--accelerator", "cpu"]
+    words = [
+        *SKIP,
+        "train.epochs=1",
+        "data.batch_size=1",
+        "--work-dir",
+        tmp_path / "run",
+        "--devices",
+        "2",
+        "--accelerator",
+        "cpu",
+    ]
     done = subprocess.run(
         [sys.executable, "-m", "detect", "train", *map(str, [shapes.recipe, *words])],
         env={**os.environ, "OMP_NUM_THREADS": "1"},
