@@ -131,6 +131,13 @@ def test_shrinking_by_more_than_two_is_opencvs(
     assert apart.max() <= 1
 
 
+def test_halving_rounds_as_opencv_does(tmp_path: Path) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (64, 96, 3)).astype(np.uint8)
+    Image.fromarray(noise).save(tmp_path / "noise.png")
+    for width, height in ((48, 32), (24, 16)):  # nothing but halvings
+        assert compare([tmp_path / "noise.png"], [Resize((width, height), keep_ratio=False)], 1, "cpu").max() == 0
+
+
 @pytest.mark.parametrize("device", DEVICES)
 def test_a_shrunk_image_is_made_of_all_pixels(tmp_path: Path, device: str) -> None:
     stripes = np.zeros((64, 96, 3), dtype=np.uint8)

@@ -205,6 +205,20 @@ def test_images_that_dali_decodes_to_another_size_are_left_out(
         check(made, plans, images, {1})
 
 
+def test_bad_samples_of_a_batch_are_told_in_order_however_they_were_found(
+    pictures: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    batches = batches_of([0, 1, 3, 2, 1, 0])
+    whole = [made.images for made in DaliBackend(pictures, AUGMENT, max_batch_size=3).stream(batches)]
+    monkeypatch.setattr("dpipe.backends.dali_feed._look_at", lambda *_: None)
+    for number in (1, 2):
+        Image.new("RGB", (60, 40)).save(pictures[number])
+    # In the second batch image 1 is known to be bad, and image 2, before it, is found to be.
+    backend = DaliBackend(pictures, AUGMENT, max_batch_size=3, prefetch=0, on_bad_sample="skip")
+    for made, plans, images in zip(backend.stream(batches), batches, whole, strict=True):
+        check(made, plans, images, {1, 2})
+
+
 def test_trouble_of_the_machine_is_not_skipped(pictures: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: object, **__: object) -> None:
         raise MemoryError("std::bad_alloc")
