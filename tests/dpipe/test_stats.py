@@ -150,6 +150,18 @@ def test_plots_are_drawn_and_have_room_for_80_classes(
     assert plots_of(dataset_stats(path), tmp_path / "more")["class_counts.png"].shape[0] < 4000
 
 
+def test_classes_beyond_the_most_frequent_are_left_out(
+    path: Path, content: dict[str, list[Any]], tmp_path: Path
+) -> None:
+    content["categories"] += [{"id": 100 + number, "name": f"m{number:03d}"} for number in range(130)]
+    drawn = []
+    for last in ("z", "zebra crossing"):
+        content["categories"][-1]["name"] = last
+        path.write_text(json.dumps(content))
+        drawn.append(plots_of(dataset_stats(path), tmp_path / "out")["class_counts.png"])
+    assert np.array_equal(*drawn)
+
+
 def test_a_name_is_plotted_on_one_line(path: Path, content: dict[str, list[Any]], tmp_path: Path) -> None:
     drawn = []
     for name in ("a\nb\x1b", r"a b\x1b"):
