@@ -1,4 +1,4 @@
-"""FPN and AugFPN: reference pyramids and gradients, names, odd sizes, switches."""
+"""FPN, PAFPN and AugFPN: reference pyramids and gradients, names, odd sizes, switches."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import torch
 
 from detect.models.necks.augfpn import AugFPN
 from detect.models.necks.fpn import FPN
+from detect.models.necks.pafpn import PAFPN
 from dpipe.errors import InputError
 
 
@@ -67,6 +68,32 @@ def test_fpn_up_to_an_inner_level():
         assert torch.equal(ours, expected)
 
 
+@pytest.mark.parametrize("source", ["on_input", "on_lateral", "on_output", True, False])
+@pytest.mark.parametrize("relu", [False, True])
+def test_pafpn_adds_a_path_from_fine_to_coarse(source, relu):
+    torch.manual_seed(0)
+    features = [torch.randn(1, c, s, s) for c, s in zip((2, 3, 4, 5), (23, 12, 6, 3), strict=True)]
+    options = {"start_level": 1, "add_extra_convs": source, "relu_before_extra_convs": relu}
+    neck = PAFPN((2, 3, 4, 5), 6, **options)
+    fpn = FPN((2, 3, 4, 5), 6, **options)
+    assert not fpn.load_state_dict(neck.state_dict(), strict=False).missing_keys
+    assert neck.strides == fpn.strides == (8, 16, 32, 64, 128)
+    outs, top_down = neck(features), fpn(features)
+    second = top_down[1] + neck.downsample_convs[0](top_down[0])
+    third = top_down[2] + neck.downsample_convs[1](second)
+    expected = [top_down[0], neck.pafpn_convs[0](second), neck.pafpn_convs[1](third)]
+    if not source:
+        expected += [expected[2][:, :, ::2, ::2]] * 2
+        expected[4] = expected[3][:, :, ::2, ::2]
+    elif source == "on_output":
+        expected.append(neck.fpn_convs[3](expected[2]))
+        expected.append(neck.fpn_convs[4](expected[3].relu() if relu else expected[3]))
+    else:
+        expected += top_down[3:]
+    for ours, theirs in zip(outs, expected, strict=True):
+        torch.testing.assert_close(ours, theirs)
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -78,9 +105,10 @@ def test_fpn_up_to_an_inner_level():
         ({"start_level": 1, "num_outs": 2}, "num_outs is 2, but a pyramid over 3 levels"),
     ],
 )
-def test_levels_that_fpn_cannot_take(options, message):
+@pytest.mark.parametrize("neck_type", [FPN, PAFPN])
+def test_levels_that_fpn_cannot_take(neck_type, options, message):
     with pytest.raises(InputError, match=message):
-        FPN((2, 3, 4, 5), 6, **options)
+        neck_type((2, 3, 4, 5), 6, **options)
 
 
 def test_fpn_full_size_names_and_shapes(parity):
@@ -145,7 +173,7 @@ def test_sizes_that_no_stride_divides(neck_type):
     assert all(out.isfinite().all() for out in tiny)
 
 
-@pytest.mark.parametrize("neck_type", [FPN, AugFPN])
+@pytest.mark.parametrize("neck_type", [FPN, PAFPN, AugFPN])
 def test_weights_begin_by_glorot(neck_type):
     torch.manual_seed(0)
     neck = neck_type([16, 32, 64, 128], 64)
@@ -155,7 +183,7 @@ def test_weights_begin_by_glorot(neck_type):
     assert neck.fpn_convs[0].conv.bias.eq(0).all()
 
 
-@pytest.mark.parametrize("neck_type", [FPN, AugFPN])
+@pytest.mark.parametrize("neck_type", [FPN, PAFPN, AugFPN])
 def test_wrong_arguments(neck_type):
     with pytest.raises(InputError, match="num_outs is 3"):
         neck_type([2, 3, 4, 5], 6, num_outs=3)

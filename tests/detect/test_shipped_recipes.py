@@ -121,6 +121,7 @@ OFFICIAL = {
     "faster_rcnn_r50_caffe_fpn_fcos_rpn_coco": "faster-rcnn_r50_fpn_fcos-rpn_1x_coco",
     "faster_rcnn_r50_fpn_coco": "faster-rcnn_r50_fpn_1x_coco",
     "faster_rcnn_r50_fpn_fcos_rpn_coco": "faster-rcnn_r50_fpn_fcos-rpn_1x_coco",
+    "faster_rcnn_r50_pafpn_coco": "faster-rcnn_r50_pafpn_1x_coco",
     "fcos_r50_caffe_fpn_gn_coco": "fcos_r50-caffe_fpn_gn-head_1x_coco",
     "mask_rcnn_r50_fpn_coco": "mask-rcnn_r50_fpn_1x_coco",
 }

@@ -62,24 +62,15 @@ class FPN(nn.Module):
         super().__init__()
         if len(strides) != len(in_channels):
             raise InputError(f"a neck of {len(in_channels)} in_channels needs as many strides, got {list(strides)}")
-        self.taken = _taken_levels(len(in_channels), start_level, end_level, num_outs)
+        self.taken = taken_levels(len(in_channels), start_level, end_level, num_outs)
         in_channels = in_channels[self.taken]
         self.strides = pyramid_strides(strides[self.taken], len(in_channels), num_outs)
         self.channels = (out_channels,) * num_outs
-        self.add_extra_convs: ExtraConvs | None
-        if isinstance(add_extra_convs, bool):
-            self.add_extra_convs = "on_input" if add_extra_convs else None
-        else:
-            self.add_extra_convs = add_extra_convs
+        self.extra_source = extra_source(add_extra_convs)
         self.relu_before_extra_convs = relu_before_extra_convs
         self.lateral_convs = lateral_convs(in_channels, out_channels)
         self.fpn_convs = output_convs(len(in_channels), out_channels)
-        if self.add_extra_convs is not None:
-            for i in range(num_outs - len(in_channels)):
-                from_backbone = i == 0 and self.add_extra_convs == "on_input"
-                self.fpn_convs.append(
-                    ConvModule(in_channels[-1] if from_backbone else out_channels, out_channels, 3, stride=2)
-                )
+        self.fpn_convs.extend(extra_convs(self.extra_source, in_channels, out_channels, num_outs))
         xavier_init(self)
 
     def forward(self, features: Sequence[Tensor]) -> tuple[Tensor, ...]:
@@ -93,18 +84,14 @@ class FPN(nn.Module):
         """
         inputs = features[self.taken]
         laterals = [conv(feature) for conv, feature in zip(self.lateral_convs, inputs, strict=True)]
-        if self.add_extra_convs is None:
-            return finish_pyramid(laterals, self.fpn_convs, len(self.channels))
         convs = list(self.fpn_convs)
-        outs = list(finish_pyramid(laterals, convs[: len(laterals)], len(laterals)))
-        source = {"on_input": inputs, "on_lateral": laterals, "on_output": outs}[self.add_extra_convs][-1]
-        for conv in convs[len(laterals) :]:
-            outs.append(conv(source))
-            source = F.relu(outs[-1]) if self.relu_before_extra_convs else outs[-1]
-        return tuple(outs)
+        outs = finish_pyramid(laterals, convs[: len(laterals)], len(laterals))
+        sources = {"on_input": inputs[-1], "on_lateral": laterals[-1], "on_output": outs[-1]}
+        source = None if self.extra_source is None else sources[self.extra_source]
+        return add_extra_levels(outs, source, convs[len(laterals) :], self.relu_before_extra_convs, len(self.channels))
 
 
-def _taken_levels(num_levels: int, start_level: int, end_level: int, num_outs: int) -> slice:
+def taken_levels(num_levels: int, start_level: int, end_level: int, num_outs: int) -> slice:
     """Which of a backbone's levels a pyramid takes.
 
     Raises:
@@ -154,6 +141,44 @@ def finish_pyramid(laterals: Sequence[Tensor], convs: Iterable[nn.Module], num_o
         # To the lateral's own size, for a level of odd size is not twice the one above it.
         summed.append(lateral + F.interpolate(summed[-1], size=lateral.shape[-2:], mode="nearest"))
     outs = [conv(level) for conv, level in zip(convs, reversed(summed), strict=True)]
-    while len(outs) < num_outs:
-        outs.append(F.max_pool2d(outs[-1], kernel_size=1, stride=2))
+    return add_extra_levels(outs, None, (), False, num_outs)
+
+
+def extra_source(add_extra_convs: bool | ExtraConvs) -> ExtraConvs | None:
+    """What the first extra convolution reads; None without extra convolutions."""
+    if isinstance(add_extra_convs, bool):
+        return "on_input" if add_extra_convs else None
+    return add_extra_convs
+
+
+def extra_convs(
+    source: ExtraConvs | None, in_channels: Sequence[int], out_channels: int, num_outs: int
+) -> list[nn.Module]:
+    """The 3x3 convolutions of stride 2 that make the levels above those of the backbone; none without a source."""
+    if source is None:
+        return []
+    widths = [in_channels[-1] if source == "on_input" else out_channels] + [out_channels] * num_outs
+    return [ConvModule(width, out_channels, 3, stride=2) for width in widths[: num_outs - len(in_channels)]]
+
+
+def add_extra_levels(
+    outs: Sequence[Tensor], source: Tensor | None, convs: Iterable[nn.Module], relu: bool, num_outs: int
+) -> tuple[Tensor, ...]:
+    """Puts levels on top of a pyramid.
+
+    Args:
+        outs: Its levels (N, C, H_l, W_l), finest first.
+        source: What the first convolution reads; without one every second cell of the level before makes the next.
+        convs: One for each extra level.
+        relu: ReLU before each convolution but the first.
+        num_outs: How many levels there are in the end.
+    """
+    outs = list(outs)
+    if source is None:
+        while len(outs) < num_outs:
+            outs.append(F.max_pool2d(outs[-1], kernel_size=1, stride=2))
+        return tuple(outs)
+    for conv in convs:
+        outs.append(conv(source))
+        source = F.relu(outs[-1]) if relu else outs[-1]
     return tuple(outs)
