@@ -110,7 +110,7 @@ def load_trained(
         config: The recipe.
         checkpoint: See :func:`find_weights`.
         data_classes: The class names of the data set that is evaluated, if one is.
-        say: See :func:`find_weights`.
+        say: See :func:`find_weights`; is also told which parts of the checkpoint the model has no use for.
 
     Raises:
         InputError: If there is no such checkpoint, its weights do not fit the recipe's model, its classes are not the
@@ -126,7 +126,9 @@ def load_trained(
     if names is None or ids is None:
         names, ids = _from_recipe(config, names, weights)
     model = build_model(config, len(names), pretrained=False)
-    load_weights(model, weights, strict=True)
+    loaded = load_weights(model, weights, strict=True)
+    if loaded.left_out:
+        say(loaded.table(rows=2))
     return Trained(model.eval(), names, ids)
 
 

@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from detect.models.pretrained import download, is_url
+from detect.models.torchvision_names import from_torchvision, is_torchvision_detector
 from detect.models.unpickling import load_pth
 from dpipe.errors import InputError
 
@@ -54,11 +55,14 @@ def load_weights(model: nn.Module, source: str | Path, *, strict: bool = False) 
 
     The dense head of a detector of one stage is stored as ``bbox_head``, that of a detector of two stages as
     ``rpn_head``. Where the checkpoint has the one and the model the other, it is loaded under the model's name.
+    Detectors of torchvision are renamed, see :func:`detect.models.torchvision_names.from_torchvision`.
 
     Args:
         model: Takes the weights; each tensor keeps its device and dtype.
         source: A path, or a URL that is downloaded once.
         strict: Whether every tensor of both must find its like. If not, what has another name or shape is left out.
+            Whole parts that the model lacks are left out in any case, such as the RoI head where it only proposes, and
+            so are second copies of the weights.
 
     Returns:
         What was loaded, left out and missing.
@@ -68,11 +72,21 @@ def load_weights(model: nn.Module, source: str | Path, *, strict: bool = False) 
             The model is then unchanged.
     """
     own = model.state_dict()
-    state = _as_named_in(own, read_weights(source))
+    state = _as_named_in(own, read_weights(source), source)
     report = LoadReport(str(source))
     fitting = {}
+    expected_absent = set()
+    absent_parts = tuple(part for part in PARTS if not _begins(own, part))
+    averaged = {f"ema_{name.replace('.', '_')}" for name in state}
     for name, tensor in state.items():
-        if name not in own:
+        if name in averaged and name not in own:
+            report.left_out.append((name, "a second copy of the weights, kept to average them"))
+            expected_absent.add(name)
+        elif name.startswith(absent_parts):
+            part = next(part for part in absent_parts if name.startswith(part))
+            report.left_out.append((name, f"the model has no {part.removesuffix('.')}"))
+            expected_absent.add(name)
+        elif name not in own:
             report.left_out.append((name, "the model has no such tensor"))
         elif tensor.shape != own[name].shape:
             report.left_out.append((name, f"shape {list(tensor.shape)}, the model's is {list(own[name].shape)}"))
@@ -85,10 +99,9 @@ def load_weights(model: nn.Module, source: str | Path, *, strict: bool = False) 
         raise InputError(
             f"{source}: nothing fits the model: {_some(list(state))} of the checkpoint, {_some(list(own))} of the model"
         )
-    if strict and (report.left_out or report.missing):
-        faults = [f"{name} ({reason})" for name, reason in report.left_out] + [
-            f"{name} (missing)" for name in report.missing
-        ]
+    faults = [f"{name} ({reason})" for name, reason in report.left_out if name not in expected_absent]
+    faults += [f"{name} (missing)" for name in report.missing]
+    if strict and faults:
         raise InputError(f"{source}: does not fit the model in {len(faults)} of {len(own)} tensors: {_some(faults)}")
     try:
         model.load_state_dict(fitting, strict=False)
@@ -143,17 +156,31 @@ def entries(mapping: Any) -> dict[Any, Any]:
 DENSE_HEADS = ("bbox_head.", "rpn_head.")
 """What names of the dense head begin with, in detectors of one stage and of two."""
 
+PARTS = ("roi_head.mask_head.", "roi_head.mask_roi_extractor.", "roi_head.", "auxiliary_head.")
+"""Parts without which a detector is whole, inner ones first: without its masks, or with its proposals alone."""
 
-def _as_named_in(own: Collection[str], state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """A checkpoint's tensors under the names of a model's dense head.
+CLASSES = "roi_head.bbox_head.fc_cls.bias"
+
+
+def _as_named_in(own: dict[str, Tensor], state: dict[str, Tensor], source: str | Path) -> dict[str, Tensor]:
+    """A checkpoint's tensors under the names that a model has for them.
 
     Args:
-        own: The model's names.
+        own: The model's tensors.
         state: The checkpoint's tensors.
+        source: Where the checkpoint comes from, for the message.
 
     Returns:
         The tensors in their order.
+
+    Raises:
+        InputError: It is a detector of torchvision that is not known here.
     """
+    if is_torchvision_detector(state):
+        try:
+            state = from_torchvision(state, len(own[CLASSES]) - 1 if CLASSES in own else None)
+        except InputError as error:
+            raise InputError(f"{source}: {error}") from None
     # Checkpoints of mmdetection's early versions name FCOS's last convolutions after it.
     state = {
         re.sub(r"^(bbox|rpn)_head\.fcos_(cls|reg|centerness)\.", r"\1_head.conv_\2.", n): t for n, t in state.items()

@@ -35,6 +35,8 @@ class SingleRoIExtractor(nn.Module):
         sampling_ratio: Samples per output cell and axis; 0 adapts their number to the RoI's size.
         finest_scale: Side in pixels that the scale of level 0 starts from.
         num_levels: How many of the finest levels RoIs come from. A pyramid's fifth level serves proposals only.
+        alignment: How RoIs meet the cells, see :func:`pool_level`; ``unaligned``, with two samples, is what
+            torchvision's detectors were trained with.
     """
 
     def __init__(
@@ -44,6 +46,7 @@ class SingleRoIExtractor(nn.Module):
         sampling_ratio: CountOrZero = 0,
         finest_scale: Count = 56,
         num_levels: Count = 4,
+        alignment: Alignment = "aligned",
     ) -> None:
         super().__init__()
         # Not named `strides`: that attribute would announce levels to the parts of a recipe that follow.
@@ -51,6 +54,7 @@ class SingleRoIExtractor(nn.Module):
         self.output_size = output_size
         self.sampling_ratio = sampling_ratio
         self.finest_scale = finest_scale
+        self.alignment = alignment
 
     def forward(self, features: Sequence[Tensor], rois: Tensor, roi_scale_factor: float | None = None) -> Tensor:
         """Cuts out RoIs.
@@ -71,7 +75,7 @@ class SingleRoIExtractor(nn.Module):
         order = levels.argsort(stable=True)
         counts = torch.bincount(levels, minlength=num_levels).tolist()
         pooled = [
-            pool_level(feature, level_rois, stride, self.output_size, self.sampling_ratio)
+            pool_level(feature, level_rois, stride, self.output_size, self.sampling_ratio, self.alignment)
             for feature, level_rois, stride in zip(
                 features[:num_levels], rois[order].split(counts), self.level_strides, strict=True
             )

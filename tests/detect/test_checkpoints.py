@@ -22,10 +22,11 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
+from detect.config import build_model
 from detect.models.backbones import ResNet
 from detect.models.checkpoints import load_weights, read_weights
 from detect.models.necks.fpn import FPN
-from detect.trained import read_classes
+from detect.trained import load_trained, read_classes
 from dpipe.errors import InputError
 
 
@@ -115,6 +116,43 @@ def test_strict_refuses_what_does_not_fit_and_changes_nothing(tmp_path):
         load_weights(model, path, strict=True)
     assert "\n" not in str(info.value)
     assert_equal(model, blank(3))
+
+
+def test_parts_that_a_model_lacks_and_averaged_copies_are_no_fault(tmp_path):
+    path = tmp_path / "weights.pth"
+    copies = {f"ema_{name.replace('.', '_')}": tensor for name, tensor in make_model().state_dict().items()}
+    assert "ema_bn_running_mean" in copies
+    extra = {"roi_head.mask_head.upsample.bias": torch.ones(1), "auxiliary_head.fc.bias": torch.ones(1)}
+    torch.save({**make_model().state_dict(), **copies, **extra}, path)
+    model = blank()
+    report = load_weights(model, path, strict=True)
+    assert_equal(model, make_model())
+    reasons = dict(report.left_out)
+    assert {reasons.pop(name) for name in copies} == {"a second copy of the weights, kept to average them"}
+    assert reasons == {
+        "roi_head.mask_head.upsample.bias": "the model has no roi_head.mask_head",
+        "auxiliary_head.fc.bias": "the model has no auxiliary_head",
+    }
+    model.add_module("roi_head", nn.ModuleDict({"mask_head": nn.ModuleDict({"upsample": nn.Linear(2, 2)})}))
+    with pytest.raises(InputError, match=r"roi_head.mask_head.upsample.bias \(shape \[1\], the model's is \[2\]\)"):
+        load_weights(model, path, strict=True)
+
+
+def test_what_a_trained_model_has_no_use_for_is_told(tmp_path, shapes):
+    config = shapes.config()
+    state = build_model(config, 2, pretrained=False).state_dict()
+    torch.save({"meta": {"CLASSES": ("box", "disc")}, "state_dict": state}, tmp_path / "whole.pth")
+    lines: list[str] = []
+    load_trained(config, tmp_path / "whole.pth", say=lines.append)
+    assert lines == []
+    extra = {"ema_neck_lateral_convs_0_conv_bias": torch.ones(1)}
+    torch.save({"meta": {"CLASSES": ("box", "disc")}, "state_dict": {**state, **extra}}, tmp_path / "averaged.pth")
+    load_trained(config, tmp_path / "averaged.pth", say=lines.append)
+    (table,) = lines
+    assert table.splitlines()[1:] == [
+        "  left out: 1",
+        "    ema_neck_lateral_convs_0_conv_bias (a second copy of the weights, kept to average them)",
+    ]
 
 
 def test_nothing_fits(tmp_path):
