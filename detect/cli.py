@@ -182,6 +182,26 @@ def config_command(config: ConfigArgument, overrides: OverridesArgument = None, 
         print(load_config(config, overrides or []).to_yaml(), end="")
 
 
+@app.command("convert-checkpoint")
+def convert_checkpoint_command(
+    source: Annotated[
+        str,
+        typer.Argument(
+            metavar="IN", help="A .pth or .safetensors file, its URL, a checkpoint's folder, or a work directory"
+        ),
+    ],
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="The .safetensors file to write")],
+    debug: DebugOption = False,
+) -> None:
+    """Write a checkpoint's weights and class names as safetensors."""
+    with one_line_errors(debug):
+        from detect.conversion import convert_checkpoint
+
+        converted = convert_checkpoint(source, out)
+        names = "class names unknown" if converted.class_names is None else f"{len(converted.class_names)} class names"
+        print(f"{out}: {converted.num_tensors} tensors, {names}")
+
+
 def _accelerator(name: AcceleratorName) -> Literal["auto", "cpu", "cuda"]:
     return name.value
 

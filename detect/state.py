@@ -43,14 +43,14 @@ class ModelInfo:
 
     Attributes:
         class_names: Names of the labels 0..C-1.
-        category_ids: The data set's id of each label, in the same order.
-        recipe: The resolved recipe, as YAML.
+        category_ids: The data set's id of each label, in the same order; None where a converted file told names only.
+        recipe: The resolved recipe, as YAML; empty in converted files.
         epoch: Epochs finished.
         iteration: Iterations done.
     """
 
     class_names: tuple[str, ...]
-    category_ids: tuple[int, ...]
+    category_ids: tuple[int, ...] | None
     recipe: str
     epoch: int
     iteration: int
@@ -81,14 +81,14 @@ class ModelInfo:
                 raise InputError(
                     f"{path}: format {version}, written by a later version; this one reads {FORMAT_VERSION}"
                 )
-            if not _list_of(names, str) or not _list_of(ids, int) or len(names) != len(ids):
+            if not _list_of(names, str) or not (ids is None or (_list_of(ids, int) and len(names) == len(ids))):
                 raise InputError(
                     f"{path}: the metadata of the weights cannot be used: "
                     "expected class_names and category_ids, two lists of the same length"
                 )
             return cls(
                 class_names=tuple(names),
-                category_ids=tuple(ids),
+                category_ids=None if ids is None else tuple(ids),
                 recipe=str(content["recipe"]),
                 epoch=int(content["epoch"]),
                 iteration=int(content["iteration"]),
@@ -133,7 +133,7 @@ def save_checkpoint(folder: Path, model: nn.Module, state: Mapping[str, Any], in
     unfinished.mkdir()
     try:
         try:
-            save_file(_own_memory(model.state_dict()), unfinished / WEIGHTS, metadata=info.to_metadata())
+            save_file(own_memory(model.state_dict()), unfinished / WEIGHTS, metadata=info.to_metadata())
             torch.save(dict(state), unfinished / STATE)
             shutil.copymode(unfinished / STATE, unfinished / WEIGHTS)  # safetensors lets nobody else read its files
         except (SafetensorError, RuntimeError) as error:  # how both report a full disk
@@ -280,7 +280,7 @@ def _list_of(values: Any, kind: type) -> bool:
     return isinstance(values, list) and bool(values) and all(type(value) is kind for value in values)
 
 
-def _own_memory(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def own_memory(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The tensors on the CPU, none sharing memory with another, as safetensors needs it."""
     seen: set[int] = set()
     owned = {}

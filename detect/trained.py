@@ -68,13 +68,23 @@ def find_weights(checkpoint: str | Path, say: Callable[[str], None] = say_nothin
 
 
 def read_classes(weights: Path) -> tuple[tuple[str, ...] | None, tuple[int, ...] | None]:
-    """Reads the class names and category ids that a checkpoint knows.
-
-    Args:
-        weights: A ``.safetensors`` file, or a ``.pth`` file of OpenMMLab, which knows the names only.
+    """Reads the class names and category ids that a checkpoint knows, see :func:`read_info`.
 
     Returns:
         Names and ids; ``None`` for what the file does not tell.
+    """
+    info = read_info(weights)
+    return (None, None) if info is None else (info.class_names, info.category_ids)
+
+
+def read_info(weights: Path) -> ModelInfo | None:
+    """Reads what a checkpoint knows about its model.
+
+    Args:
+        weights: A ``.safetensors`` file, or a ``.pth`` file of OpenMMLab, which knows no category ids.
+
+    Returns:
+        What it knows; ``None`` if it does not tell at least the class names.
 
     Raises:
         InputError: If the file cannot be read.
@@ -85,15 +95,13 @@ def read_classes(weights: Path) -> tuple[tuple[str, ...] | None, tuple[int, ...]
                 metadata = file.metadata() or {}
         except (SafetensorError, OSError) as error:
             raise InputError(f"{weights}: is not a safetensors file that can be read: {error}") from None
-        if METADATA_KEY not in metadata:
-            return None, None
-        info = ModelInfo.from_metadata(metadata, weights)
-        return info.class_names, info.category_ids
+        return ModelInfo.from_metadata(metadata, weights) if METADATA_KEY in metadata else None
     meta = entries(entries(load_pth(weights)).get("meta"))
     names = meta.get("CLASSES") or entries(meta.get("dataset_meta")).get("classes")  # versions 2 and 3
-    if isinstance(names, list | tuple) and all(isinstance(name, str) for name in names):
-        return tuple(names), None
-    return None, None
+    if not isinstance(names, list | tuple) or not all(isinstance(name, str) for name in names):
+        return None
+    epoch, iteration = (value if type(value := meta.get(key)) is int else 0 for key in ("epoch", "iter"))
+    return ModelInfo(tuple(names), None, recipe="", epoch=epoch, iteration=iteration)
 
 
 def load_trained(

@@ -207,7 +207,6 @@ def test_an_unreadable_state_is_told_in_one_line(tmp_path):
         changed_metadata(class_names="ab"),
         changed_metadata(class_names=[1, 2]),
         changed_metadata(class_names=[], category_ids=[]),
-        changed_metadata(category_ids=None),
         changed_metadata(category_ids=[1]),
         changed_metadata(category_ids=[True, 2]),
     ],
