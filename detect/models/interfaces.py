@@ -96,6 +96,8 @@ class BBoxHead(Protocol):
         reg_class_agnostic: Whether a RoI has four deltas whatever its class.
         coder: How deltas are encoded.
         loss_cls: Called with logits (R, K + 1), the last column the background's, and labels (R,).
+        takes_box_features: Whether it may be called with a second argument, features that boxes are predicted from; a
+            head without this attribute may not.
         loss_bbox: Called with deltas (P, 4) and their targets; or with boxes in pixels (P, 4) and the ground truths' if
             it has an attribute ``takes_boxes`` that is true.
     """

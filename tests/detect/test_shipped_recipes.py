@@ -118,6 +118,7 @@ def test_it_trains_a_step_and_predicts(name: str, scenes: Path) -> None:
 
 OFFICIAL = {
     "cascade_mask_rcnn_r50_fpn_coco": "cascade-mask-rcnn_r50_fpn_1x_coco",
+    "double_head_faster_rcnn_r50_fpn_coco": "dh-faster-rcnn_r50_fpn_1x_coco",
     "faster_rcnn_r50_caffe_fpn_fcos_rpn_coco": "faster-rcnn_r50_fpn_fcos-rpn_1x_coco",
     "faster_rcnn_r50_fpn_coco": "faster-rcnn_r50_fpn_1x_coco",
     "faster_rcnn_r50_fpn_fcos_rpn_coco": "faster-rcnn_r50_fpn_fcos-rpn_1x_coco",

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
+
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from detect.models.arguments import Count, Counts, Stds, check_loss
 from detect.models.boxes import DeltaCoder
 from detect.models.channels import common_channels
+from detect.models.layers import ConvModule
 from detect.models.losses import CrossEntropyLoss, SmoothL1Loss
 from detect.registry import MODELS
 
@@ -42,23 +45,13 @@ class Shared2FCBBoxHead(nn.Module):
         self.num_classes = num_classes
         self.reg_class_agnostic = reg_class_agnostic
         self.coder = DeltaCoder(target_stds)
-        self.loss_cls = loss_cls or CrossEntropyLoss()
-        self.loss_bbox = loss_bbox or SmoothL1Loss()
-        check_loss(self.loss_cls, "Shared2FCBBoxHead: loss_cls", sigmoid=False, num_logits=num_classes + 1)
-        check_loss(self.loss_bbox, "Shared2FCBBoxHead: loss_bbox")
+        self.loss_cls, self.loss_bbox = box_head_losses("Shared2FCBBoxHead", num_classes, loss_cls, loss_bbox)
         self.roi_feat_size = roi_feat_size
         self.level_channels = common_channels(in_channels, "Shared2FCBBoxHead")
         flat_size = self.level_channels * roi_feat_size**2
-        shared_fcs = [nn.Linear(flat_size, fc_out_channels), nn.Linear(fc_out_channels, fc_out_channels)]
-        self.shared_fcs = nn.ModuleList(shared_fcs)
-        self.fc_cls = nn.Linear(fc_out_channels, num_classes + 1)
-        self.fc_reg = nn.Linear(fc_out_channels, 4 if reg_class_agnostic else 4 * num_classes)
-        for layer in shared_fcs:
-            nn.init.xavier_uniform_(layer.weight)
-            nn.init.zeros_(layer.bias)
-        for layer, std in ((self.fc_cls, 0.01), (self.fc_reg, 0.001)):
-            nn.init.normal_(layer.weight, std=std)
-            nn.init.zeros_(layer.bias)
+        self.shared_fcs = fc_layers(flat_size, fc_out_channels, 2)
+        self.fc_cls = class_layer(fc_out_channels, num_classes)
+        self.fc_reg = delta_layer(fc_out_channels, 1 if reg_class_agnostic else num_classes)
 
     def forward(self, features: Tensor) -> tuple[Tensor, Tensor]:
         """RoI features (R, C, S, S) to logits (R, K + 1) and deltas (R, 4) or (R, 4 * K), in float32."""
@@ -66,3 +59,107 @@ class Shared2FCBBoxHead(nn.Module):
         for layer in self.shared_fcs:
             x = F.relu(layer(x))
         return self.fc_cls(x).float(), self.fc_reg(x).float()
+
+
+@MODELS.register
+class Shared4Conv1FCBBoxHead(nn.Module):
+    """Four 3x3 convolutions and a fully connected layer, then one each for classes and deltas.
+
+    The head of Group Normalization (arXiv 1803.08494, section 4.2), here without normalization, as OpenMMLab's is
+    where its configuration names none; parameters are named as in its checkpoints.
+
+    Args:
+        in_channels: C of the RoI features (that of all levels).
+        num_classes: K, without the background.
+        roi_feat_size: S, side of the RoI features.
+        conv_out_channels: Width of the convolutions.
+        fc_out_channels: Width of the fully connected layer.
+        reg_class_agnostic: Four deltas for a RoI instead of four for each class.
+        target_stds: What regression targets are divided by.
+        loss_cls: A loss of classes by softmax; cross entropy without one.
+        loss_bbox: A loss of boxes, decoded for those that take boxes (IoU); smooth L1 with beta 1 without one.
+    """
+
+    def __init__(
+        self,
+        in_channels: Count | Counts,
+        num_classes: Count,
+        roi_feat_size: Count = 7,
+        conv_out_channels: Count = 256,
+        fc_out_channels: Count = 1024,
+        reg_class_agnostic: bool = False,
+        target_stds: Stds = (0.1, 0.1, 0.2, 0.2),
+        loss_cls: nn.Module | None = None,
+        loss_bbox: nn.Module | None = None,
+    ) -> None:
+        super().__init__()
+        self.num_classes = num_classes
+        self.reg_class_agnostic = reg_class_agnostic
+        self.coder = DeltaCoder(target_stds)
+        self.loss_cls, self.loss_bbox = box_head_losses("Shared4Conv1FCBBoxHead", num_classes, loss_cls, loss_bbox)
+        self.roi_feat_size = roi_feat_size
+        self.level_channels = common_channels(in_channels, "Shared4Conv1FCBBoxHead")
+        widths = [self.level_channels] + [conv_out_channels] * 4
+        self.shared_convs = nn.ModuleList(
+            [ConvModule(before, after, 3, activation="relu") for before, after in itertools.pairwise(widths)]
+        )
+        self.shared_fcs = fc_layers(conv_out_channels * roi_feat_size**2, fc_out_channels, 1)
+        self.fc_cls = class_layer(fc_out_channels, num_classes)
+        self.fc_reg = delta_layer(fc_out_channels, 1 if reg_class_agnostic else num_classes)
+
+    def forward(self, features: Tensor) -> tuple[Tensor, Tensor]:
+        """RoI features (R, C, S, S) to logits (R, K + 1) and deltas (R, 4) or (R, 4 * K), in float32."""
+        x = features
+        for conv in self.shared_convs:
+            x = conv(x)
+        x = x.flatten(1)
+        for layer in self.shared_fcs:
+            x = F.relu(layer(x))
+        return self.fc_cls(x).float(), self.fc_reg(x).float()
+
+
+def box_head_losses(
+    owner: str, num_classes: int, loss_cls: nn.Module | None, loss_bbox: nn.Module | None
+) -> tuple[nn.Module, nn.Module]:
+    """The losses of a bbox head: those given, or cross entropy and smooth L1.
+
+    Args:
+        owner: The head's class, for the message.
+        num_classes: K, without the background.
+        loss_cls: A loss of classes by softmax.
+        loss_bbox: A loss of boxes.
+
+    Raises:
+        InputError: If a loss does not fit its place.
+    """
+    loss_cls = loss_cls or CrossEntropyLoss()
+    loss_bbox = loss_bbox or SmoothL1Loss()
+    check_loss(loss_cls, f"{owner}: loss_cls", sigmoid=False, num_logits=num_classes + 1)
+    check_loss(loss_bbox, f"{owner}: loss_bbox")
+    return loss_cls, loss_bbox
+
+
+def fc_layers(in_features: int, width: int, count: int) -> nn.ModuleList:
+    """Fully connected layers one behind the other; weights begin by Glorot's uniform distribution."""
+    widths = [in_features] + [width] * count
+    layers = [nn.Linear(before, after) for before, after in itertools.pairwise(widths)]
+    for layer in layers:
+        nn.init.xavier_uniform_(layer.weight)
+        nn.init.zeros_(layer.bias)
+    return nn.ModuleList(layers)
+
+
+def class_layer(in_features: int, num_classes: int) -> nn.Linear:
+    """The layer that gives the logits of K classes and the background."""
+    return _small(nn.Linear(in_features, num_classes + 1), 0.01)
+
+
+def delta_layer(in_features: int, num_boxes: int) -> nn.Linear:
+    """The layer that gives four deltas for each box that a RoI has: one, or one for each class."""
+    return _small(nn.Linear(in_features, 4 * num_boxes), 0.001)
+
+
+def _small(layer: nn.Linear, std: float) -> nn.Linear:
+    nn.init.normal_(layer.weight, std=std)
+    nn.init.zeros_(layer.bias)
+    return layer

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING, cast
 
 from torch import Tensor, nn
 
-from detect.models.arguments import BBOX_HEAD, MASK_HEAD, Count, Probability, check_classes, check_roi_parts
+from detect.models.arguments import BBOX_HEAD, MASK_HEAD, Count, Positive, Probability, check_classes, check_roi_parts
 from detect.models.assign import Assigner, MaxIoUAssigner, RandomSampler, Sampler, Samples
 from detect.models.boxes import boxes_to_rois
 from detect.models.detections import Detections
@@ -38,6 +39,9 @@ class StandardRoIHead(nn.Module):
         nms_iou: Of two detections of a class with a greater IoU only the better is kept.
         max_per_img: Detections of an image at most.
         mask_thr: From this probability on a pixel belongs to the object.
+        reg_roi_scale_factor: Grows RoIs about their centres for the features that boxes are predicted from, which the
+            bbox head takes beside those for classes (Double-Head, arXiv 1904.06493, has 1.3). The level of the pyramid
+            stays that of the RoI. Without one all is predicted from the same features.
     """
 
     def __init__(
@@ -52,6 +56,7 @@ class StandardRoIHead(nn.Module):
         nms_iou: Probability = 0.5,
         max_per_img: Count = 100,
         mask_thr: Probability = 0.5,
+        reg_roi_scale_factor: Positive | None = None,
     ) -> None:
         super().__init__()
         if (mask_head is None) != (mask_roi_extractor is None):
@@ -60,6 +65,8 @@ class StandardRoIHead(nn.Module):
         if mask_roi_extractor is not None and mask_head is not None:
             check_roi_parts(mask_roi_extractor, mask_head, MASK_HEAD, "StandardRoIHead", "mask")
         check_classes([head for head in (bbox_head, mask_head) if head is not None], "StandardRoIHead")
+        if reg_roi_scale_factor is not None:
+            _check_scaling(bbox_roi_extractor, bbox_head)
         self.bbox_roi_extractor = bbox_roi_extractor
         self.bbox_head = bbox_head
         self.num_classes = cast(BBoxHead, bbox_head).num_classes
@@ -72,6 +79,7 @@ class StandardRoIHead(nn.Module):
         self.nms_iou = nms_iou
         self.max_per_img = max_per_img
         self.mask_thr = mask_thr
+        self.reg_roi_scale_factor = reg_roi_scale_factor
 
     def sample(
         self, features: Sequence[Tensor], proposals: Sequence[Tensor], targets: Sequence[Target]
@@ -120,4 +128,23 @@ class StandardRoIHead(nn.Module):
 
     def _outputs(self, features: Sequence[Tensor], rois: Tensor) -> tuple[Tensor, Tensor]:
         """Logits (R, K + 1) and deltas (R, 4) or (R, 4 * K) of RoIs (R, 5)."""
-        return cast(BBoxHead, self.bbox_head)(self.bbox_roi_extractor(features, rois))
+        class_features = self.bbox_roi_extractor(features, rois)
+        if self.reg_roi_scale_factor is None:
+            return self.bbox_head(class_features)
+        return self.bbox_head(
+            class_features, self.bbox_roi_extractor(features, rois, roi_scale_factor=self.reg_roi_scale_factor)
+        )
+
+
+def _check_scaling(extractor: nn.Module, head: nn.Module) -> None:
+    """Raises InputError where features for boxes cannot be cut out of larger RoIs, or the head does not take them."""
+    if "roi_scale_factor" not in inspect.signature(extractor.forward).parameters:
+        raise InputError(
+            f"StandardRoIHead: reg_roi_scale_factor needs a bbox_roi_extractor whose forward takes roi_scale_factor, "
+            f"which that of {type(extractor).__name__} does not"
+        )
+    if not getattr(head, "takes_box_features", False):
+        raise InputError(
+            f"StandardRoIHead: reg_roi_scale_factor needs a bbox_head that takes box features, "
+            f"which {type(head).__name__} does not"
+        )
