@@ -43,8 +43,8 @@ def decode_jpeg(data: bytes, size: Size, scratch: Scratch) -> np.ndarray | None:
         (H, W, 3) uint8 RGB, the very pixels that OpenCV decodes; None for a file that only OpenCV may know.
 
     Raises:
-        DamagedJpegError: For damage that shows. Of a run of bytes that were overwritten, lost or put in by chance some
-            nine in ten do; a single flipped bit often changes colours and nothing else.
+        DamagedJpegError: For damage that shows. Hundreds of bytes that were overwritten by chance nearly always do, a
+            dozen in more than half of all files; a single flipped bit often changes colours and nothing else.
     """
     if not _is_common(data):
         return None

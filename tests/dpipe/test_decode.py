@@ -188,3 +188,21 @@ def test_files_that_are_no_images(tmp_path: Path) -> None:
     assert_bad(text, "no image in a known format")
     assert_bad(tmp_path / "\ud800.jpg", "cannot be read: its name is no valid text")
     assert issubclass(BadSampleError, InputError)
+
+
+def test_no_flipped_bit_of_a_png_goes_unnoticed(tmp_path: Path, pixels: np.ndarray) -> None:
+    whole = save(pixels, tmp_path / "image.png").read_bytes()
+    for bit in range(8 * 41, 8 * (len(whole) - 16), 23):  # within the compressed pixels and their checksum
+        damaged = bytearray(whole)
+        damaged[bit // 8] ^= 1 << bit % 8
+        (tmp_path / "image.png").write_bytes(damaged)
+        with pytest.raises(BadSampleError):
+            decode_image(tmp_path / "image.png", (HEIGHT, WIDTH))
+
+
+@pytest.mark.parametrize("suffix", [".bmp", ".tif", ".gif"])
+def test_decoding_finds_cut_files_of_formats_without_an_end(tmp_path: Path, pixels: np.ndarray, suffix: str) -> None:
+    path = save(pixels, tmp_path / f"image{suffix}")
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    with pytest.raises(BadSampleError):
+        decode_image(path, (HEIGHT, WIDTH))
