@@ -159,6 +159,35 @@ def test_where_no_image_can_be_used_it_is_an_error(dataset: Dataset, backend: An
         list(loader)
 
 
+@pytest.mark.parametrize("pad_last", [True, False])
+def test_each_of_several_ranks_ends_an_epoch_without_a_usable_image(
+    dataset: Dataset, backend: Any, pad_last: bool
+) -> None:
+    index, folder = dataset
+    for path in folder.iterdir():
+        path.unlink()
+    for rank in range(2):
+        loader = DetectionLoader(
+            index, folder, augment=[], pad_last=pad_last, rank=rank, world_size=2, on_bad_sample="skip", backend=backend
+        )
+        match = rf"none of the images that rank {rank} of 2 saw in epoch 0 can be used, such as \d+\.png: no such image"
+        with pytest.raises(InputError, match=match):
+            list(loader)
+
+
+def test_the_rest_of_an_epoch_may_be_bad_as_a_whole(dataset: Dataset, backend: Any) -> None:
+    index, folder = dataset
+    spoil(folder, 8, 9, 10)
+    options: dict[str, Any] = {"augment": [], "batch_size": 2, "shuffle": False, "world_size": 2, "backend": backend}
+    loader = DetectionLoader(index, folder, **options)
+    batches = iter(loader)
+    assert samples([next(batches), next(batches)]) == [[0, 1], [4, 5]]
+    resumed = DetectionLoader(index, folder, on_bad_sample="skip", **options)
+    resumed.load_state_dict(loader.state_dict())
+    assert [batch.stand_in for batch in resumed] == [True]
+    assert resumed.sampler.epoch == 1
+
+
 def test_failing_is_the_default(dataset: Dataset, backend: Any) -> None:
     index, folder = dataset
     spoil(folder, 3)
