@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import time
 from collections import Counter
@@ -13,16 +14,21 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
-from dpipe.backends.base import usable_cores
+from converters.report import counted
+from dpipe.backends.base import OnBadSample, usable_cores
 from dpipe.backends.choose import checked_device
 from dpipe.bench_machine import machine_facts
 from dpipe.bench_stages import LEAST_REPETITIONS, STAGES, StageTime, measure_stages
 from dpipe.coco import CocoIndex, image_path
-from dpipe.errors import InputError
+from dpipe.decode import decode_image
+from dpipe.errors import BadSampleError, InputError
 from dpipe.loader import BackendName, DetectionLoader
 from dpipe.policy import Augment
 from dpipe.ragged import offsets_of, ranges
+
+logger = logging.getLogger("dpipe")
 
 MOST_REPETITIONS = 20
 GPU_FORMATS = ("JPG", "JPEG", "JPE", "JP2")
@@ -86,6 +92,7 @@ def bench(
     batch_size: int = 2,
     count: int = 32,
     seconds: float = 3.0,
+    on_bad_sample: OnBadSample = "fail",
     progress: Progress = lambda _: None,
 ) -> BenchReport:
     """Measures a recipe.
@@ -100,6 +107,8 @@ def bench(
         batch_size: Images of a batch.
         count: Images to measure on, drawn from the data set; all of them where there are fewer.
         seconds: What each line of the report may take, a little more where it takes that to repeat it three times.
+        on_bad_sample: ``skip`` leaves images out that cannot be used, of those drawn; a log of the name ``dpipe`` names
+            them.
         progress: Is told what is measured next.
 
     Raises:
@@ -109,11 +118,13 @@ def bench(
     for name, value in (("batch_size", batch_size), ("count", count), ("threads", min(threads, default=0))):
         if value < 1:
             raise InputError(f"{name} must be at least 1, got {value}")
-    if not seconds > 0:
-        raise InputError(f"seconds must be above 0, got {seconds}")
+    if not 0 < seconds < math.inf:
+        raise InputError(f"seconds must be a finite number above 0, got {seconds}")
     checked_device(device)
     machine = machine_facts()  # before it is busy with this
     chosen = choose_images(index, count)
+    if on_bad_sample == "skip":
+        chosen = usable_images(chosen, images)
     stages: tuple[StageTime, ...] = ()
     if "opencv" in backends:
         progress("stages")
@@ -132,6 +143,7 @@ def bench(
                     threads=number,
                     batch_size=batch_size,
                     seconds=seconds,
+                    on_bad_sample=on_bad_sample,
                 )
             )
     data = _describe_data(chosen, images, augment)
@@ -150,7 +162,33 @@ def choose_images(index: CocoIndex, count: int) -> CocoIndex:
         raise InputError(f"{index.path}: expected at least one image, found none")
     if count >= len(index):
         return index
-    numbers = np.sort(np.random.default_rng(0).choice(len(index), count, replace=False))
+    return _select(index, np.sort(np.random.default_rng(0).choice(len(index), count, replace=False)))
+
+
+def usable_images(index: CocoIndex, images: Path) -> CocoIndex:
+    """The images of a data set that OpenCV can decode, and a warning in the log of each other one.
+
+    Raises:
+        InputError: If there is none.
+    """
+    usable = [number for number in range(len(index)) if _is_usable(index, images, number)]
+    if not usable:
+        raise InputError(f"{index.path}: none of the {counted(len(index), 'image')} drawn to measure on can be used")
+    return _select(index, np.array(usable))
+
+
+def _is_usable(index: CocoIndex, images: Path, number: int) -> bool:
+    name = index.file_names[number]
+    try:
+        decode_image(image_path(images, name), (int(index.heights[number]), int(index.widths[number])))
+    except BadSampleError as error:
+        logger.warning("skipped %s: %s", name, error.reason)
+        return False
+    return True
+
+
+def _select(index: CocoIndex, numbers: NDArray[np.int64]) -> CocoIndex:
+    """Some images of a data set with their annotations, by their numbers in ascending order."""
     counts = np.diff(index.offsets)[numbers]
     rows = ranges(index.offsets[numbers], counts)
     per_instance = {
@@ -178,6 +216,7 @@ def measure_loader(
     threads: int,
     batch_size: int,
     seconds: float,
+    on_bad_sample: OnBadSample = "fail",
 ) -> LoaderRate:
     """Times batches as a trainer takes them, once the queue is full; the trainer itself takes no time."""
     repetition = max(1, math.ceil(len(index) / batch_size))  # batches
@@ -191,6 +230,7 @@ def measure_loader(
         device=device,
         threads=threads,
         repeat=repeat,
+        on_bad_sample=on_bad_sample,
     )
     rates: list[float] = []
     try:
@@ -201,6 +241,8 @@ def measure_loader(
         while len(rates) < LEAST_REPETITIONS or time.perf_counter() - started < seconds:
             begun = time.perf_counter()
             loaded = sum(len(batch) for batch in islice(batches, repetition))
+            if not loaded:  # skipped batches are made up for by none
+                break
             if device != "cpu":
                 torch.cuda.synchronize()
             rates.append(loaded / (time.perf_counter() - begun))
@@ -209,6 +251,8 @@ def measure_loader(
     finally:
         batches.close()  # type: ignore[attr-defined]
         loader.close()
+    if not rates:
+        raise InputError(f"{index.path}: too few of the images drawn to measure on can be used by {backend}")
     return LoaderRate(backend, device, threads, float(np.median(rates)), min(rates), max(rates))
 
 

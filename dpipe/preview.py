@@ -9,6 +9,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from dpipe.backends.base import OnBadSample
 from dpipe.coco import CocoIndex
 from dpipe.colours import Brightness, Color, Contrast, Equalize
 from dpipe.draw import draw_caption, draw_instances
@@ -58,6 +59,7 @@ def contact_sheet(
     seed: int = 0,
     epoch: int = 0,
     backend: BackendName = "opencv",
+    on_bad_sample: OnBadSample = "fail",
 ) -> NDArray[np.uint8]:
     """Draws samples of an epoch as a trainer is given them, but for the normalisation.
 
@@ -70,6 +72,7 @@ def contact_sheet(
         seed: Of the order and of the augmentation.
         epoch: Of the order and of the augmentation.
         backend: See ``DetectionLoader``.
+        on_bad_sample: See ``preview_samples``.
 
     Returns:
         (H, W, 3) uint8 RGB.
@@ -79,10 +82,10 @@ def contact_sheet(
     """
     if columns < 1:
         raise InputError(f"columns must be at least 1, got {columns}")
-    tiles = [
-        _tile(sample, index.class_names)
-        for sample in preview_samples(index, images, augment, count=count, seed=seed, epoch=epoch, backend=backend)
-    ]
+    samples = preview_samples(
+        index, images, augment, count=count, seed=seed, epoch=epoch, backend=backend, on_bad_sample=on_bad_sample
+    )
+    tiles = [_tile(sample, index.class_names) for sample in samples]
     return _arrange(tiles, min(columns, len(tiles)))
 
 

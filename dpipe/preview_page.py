@@ -16,6 +16,7 @@ import jinja2
 import numpy as np
 from numpy.typing import NDArray
 
+from dpipe.backends.base import OnBadSample
 from dpipe.coco import CocoIndex, image_path
 from dpipe.decode import decode_image
 from dpipe.draw import IGNORE_COLOUR, Colour, class_colour
@@ -83,6 +84,7 @@ def preview_page(
     seed: int = 0,
     epoch: int = 0,
     backend: BackendName = "opencv",
+    on_bad_sample: OnBadSample = "fail",
 ) -> str:
     """Makes the page.
 
@@ -97,6 +99,7 @@ def preview_page(
         seed: Of the order and of the augmentation.
         epoch: Of the order and of the augmentation.
         backend: See ``DetectionLoader``.
+        on_bad_sample: See ``preview_samples``.
 
     Returns:
         HTML.
@@ -108,7 +111,9 @@ def preview_page(
         raise InputError(f"columns must be at least 1, got {columns}")
     samples = []
     seen: Counter[int] = Counter()
-    for sample in preview_samples(index, images, augment, count=count, seed=seed, epoch=epoch, backend=backend):
+    for sample in preview_samples(
+        index, images, augment, count=count, seed=seed, epoch=epoch, backend=backend, on_bad_sample=on_bad_sample
+    ):
         panes = [_pane("as trained on" if augment.operations else "", sample.image, sample.target, index.class_names)]
         if augment.operations:
             panes.append(_original(index, images, sample.plan))

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from dpipe.albumentations_op import Albumentations
+from dpipe.backends.base import OnBadSample
 from dpipe.coco import CocoIndex
 from dpipe.cropping import LargeScaleJitter, MinIoURandomCrop, RandomCrop
 from dpipe.errors import InputError
@@ -50,6 +51,7 @@ def preview_samples(
     seed: int = 0,
     epoch: int = 0,
     backend: BackendName = "opencv",
+    on_bad_sample: OnBadSample = "fail",
 ) -> Iterator[PreviewSample]:
     """Yields the first samples of an epoch.
 
@@ -61,6 +63,7 @@ def preview_samples(
         seed: Of the order and of the augmentation.
         epoch: Of the order and of the augmentation.
         backend: See ``DetectionLoader``.
+        on_bad_sample: See ``DetectionLoader``; the next sample stands in for one that is skipped.
 
     Raises:
         InputError: For a number out of range, and what ``DetectionLoader`` raises.
@@ -70,7 +73,14 @@ def preview_samples(
             raise InputError(f"{name} must be at least {least}, got {value}")
     visible = Augment(augment.operations)
     loader = DetectionLoader(
-        index, images, augment=visible, backend=backend, seed=seed, group_by_aspect=False, pad_last=False
+        index,
+        images,
+        augment=visible,
+        backend=backend,
+        seed=seed,
+        group_by_aspect=False,
+        pad_last=False,
+        on_bad_sample=on_bad_sample,
     )
     loader.set_epoch(epoch)
     try:

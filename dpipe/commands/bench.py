@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from converters.signals import exit_on_sigterm
+from dpipe.cli_common import FailOrSkip, OnBadSampleOption
 from dpipe.cli_errors import one_line_errors
 
 if TYPE_CHECKING:
@@ -50,6 +51,7 @@ def bench(
     batch_size: Annotated[int, typer.Option(min=1, help="Images of a batch")] = 2,
     count: Annotated[int, typer.Option("--images", min=1, help="Number of images to measure on")] = 32,
     seconds: Annotated[float, typer.Option(min=0.01, help="Time for each line of the tables")] = 3.0,
+    on_bad_sample: OnBadSampleOption = FailOrSkip.fail,
     json_file: Annotated[
         Path | None, typer.Option("--json", metavar="FILE", help="JSON file to write", show_default=False)
     ] = None,
@@ -93,6 +95,7 @@ def bench(
                 batch_size=batch_size,
                 count=count,
                 seconds=seconds,
+                on_bad_sample=on_bad_sample.value,
                 progress=lambda text: status.update(f"measuring: {text}"),
             )
         if json_file is not None:

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from converters.signals import exit_on_sigterm
+from dpipe.cli_common import FailOrSkip, OnBadSampleOption
 from dpipe.cli_errors import one_line_errors
 
 DEFAULT_OUTPUT = Path("preview.png")
@@ -57,6 +58,7 @@ def preview(
     seed: Annotated[int, typer.Option(min=0, help="Of the order and of the augmentation")] = 0,
     epoch: Annotated[int, typer.Option(min=0, help="Each epoch has its own order and augmentation")] = 0,
     backend: Annotated[BackendChoice, typer.Option(help="What makes the pixels, on the CPU")] = BackendChoice.opencv,
+    on_bad_sample: OnBadSampleOption = FailOrSkip.fail,
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error")] = False,
 ) -> None:
     """Draw augmented samples with their boxes and masks: a contact sheet, or a page."""
@@ -86,7 +88,15 @@ def preview(
         note = f"; {index.left_out_note}" if index.left_out_note else ""
         if output is not None:
             sheet = contact_sheet(
-                index, images, augment, count=count, columns=columns, seed=seed, epoch=epoch, backend=backend.value
+                index,
+                images,
+                augment,
+                count=count,
+                columns=columns,
+                seed=seed,
+                epoch=epoch,
+                backend=backend.value,
+                on_bad_sample=on_bad_sample.value,
             )
             write_image(output, sheet)
             typer.echo(f"{output}: {sheet.shape[1]}x{sheet.shape[0]} pixels{note}")
@@ -101,6 +111,7 @@ def preview(
                 seed=seed,
                 epoch=epoch,
                 backend=backend.value,
+                on_bad_sample=on_bad_sample.value,
             )
             write_whole(html, page)
             typer.echo(f"{html}: {len(page) / 1e6:.1f} MB{note}")

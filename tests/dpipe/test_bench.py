@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ import pytest
 from typer.testing import CliRunner
 
 from dpipe.backends.opencv import OpenCVBackend
-from dpipe.bench import BenchReport, LoaderRate, _notes, bench, choose_images
+from dpipe.bench import BenchReport, LoaderRate, _notes, bench, choose_images, measure_loader
 from dpipe.bench_machine import machine_facts
 from dpipe.bench_stages import STAGES, StageTime, time_image
 from dpipe.cli import app
@@ -155,7 +156,9 @@ def test_the_machine_is_named() -> None:
         ({"batch_size": 0}, "batch_size must be at least 1, got 0"),
         ({"count": 0}, "count must be at least 1, got 0"),
         ({"threads": [2, 0]}, "threads must be at least 1, got 0"),
-        ({"seconds": 0}, "seconds must be above 0, got 0"),
+        ({"seconds": 0}, "seconds must be a finite number above 0, got 0"),
+        ({"seconds": math.nan}, "seconds must be a finite number above 0, got nan"),
+        ({"seconds": math.inf}, "seconds must be a finite number above 0, got inf"),
         ({"device": "tpu"}, "unknown device 'tpu'"),
     ],
 )
@@ -205,3 +208,35 @@ def test_a_bad_image_is_told(data: tuple[CocoIndex, Path]) -> None:
     result = run(*data, "--seconds", 0.01)
     assert result.exit_code == 2
     assert "003.png" in result.stderr
+
+
+def test_bad_images_can_be_left_out_of_the_measuring(
+    data: tuple[CocoIndex, Path], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (data[1] / "003.png").write_bytes(b"")
+    (data[1] / "000.png").unlink()
+    result = run(*data, "--seconds", 0.01, "--threads", 1, "--on-bad-sample", "skip", "--json", tmp_path / "bench.json")
+    assert result.exit_code == 0, result.output
+    assert json.loads((tmp_path / "bench.json").read_text())["data"]["images"] == len(data[0]) - 2
+    assert "skipped 003.png: the file is empty" in caplog.text
+    assert "skipped 000.png: no such image file" in caplog.text
+    for path in data[1].iterdir():
+        path.write_bytes(b"")
+    result = run(*data, "--seconds", 0.01, "--on-bad-sample", "skip")
+    assert result.exit_code == 2
+    assert "drawn to measure on can be used" in result.stderr
+
+
+def test_images_that_only_dali_cannot_read_are_left_out_of_its_measuring(
+    data: tuple[CocoIndex, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    index, folder = data
+    monkeypatch.setattr("dpipe.bench.MOST_REPETITIONS", 2)
+    given = {"backend": "opencv", "device": "cpu", "threads": 1, "batch_size": 1, "seconds": 9.0}
+    (folder / index.file_names[0]).write_bytes(b"")
+    rate = measure_loader(index, folder, RECIPE, on_bad_sample="skip", **given)
+    assert rate.slowest > 0
+    for name in index.file_names[1:-1]:
+        (folder / name).write_bytes(b"")
+    with pytest.raises(InputError, match="too few of the images"):
+        measure_loader(index, folder, RECIPE, on_bad_sample="skip", **given)

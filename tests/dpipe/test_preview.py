@@ -290,3 +290,22 @@ def test_both_backends_show_real_data_alike(data_root: Path) -> None:
     sheets = [contact_sheet(index, root / "val", count=6, columns=3, backend=backend) for backend in ("opencv", "dali")]
     assert sheets[0].shape == sheets[1].shape
     assert np.abs(sheets[0].astype(int) - sheets[1]).mean() < 0.5
+
+
+def test_the_next_sample_stands_in_for_a_bad_one(
+    data: tuple[Path, Path], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    options = ["--raw", "--columns", 1, "--count", 4, "-o", tmp_path / "sheet.png", "--html", tmp_path / "page.html"]
+    assert run(*data, *options).exit_code == 0
+    expected = cv2.imread(str(tmp_path / "sheet.png")).shape
+    bad = next(iter(preview_samples(CocoIndex.load(data[0]), data[1], Augment([]), count=1))).target.file_name
+    (data[1] / bad).write_bytes(b"")
+    assert f"{bad}: the file is empty" in (failed := run(*data, *options)).stderr.replace(f" (sample {bad[0]})", "")
+    assert failed.exit_code == 2
+    result = run(*data, *options, "--on-bad-sample", "skip")
+    assert result.exit_code == 0, result.output
+    assert f"skipped {bad}: the file is empty" in caplog.text
+    sheet = cv2.imread(str(tmp_path / "sheet.png"))
+    assert sheet.shape[1] == expected[1]
+    assert (tmp_path / "page.html").read_text().count("data:image/jpeg") == 4
+    assert bad not in (tmp_path / "page.html").read_text()
