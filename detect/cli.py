@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from detect.commands.listing import describe, list_parts
+from detect.options import ConfigArgument, DebugOption, OverridesArgument
 from dpipe.cli_errors import one_line_errors
 from dpipe.cli_options import several_values
 from dpipe.errors import InputError
@@ -42,11 +44,6 @@ class AcceleratorName(str, Enum):
 
 METRICS = {"--eval": frozenset(metric.value for metric in Metric).__contains__}
 
-ConfigArgument = Annotated[str, typer.Argument(metavar="CONFIG", help="A recipe's file, or a shipped recipe's name")]
-OverridesArgument = Annotated[
-    list[str] | None,
-    typer.Argument(metavar="KEY=VALUE", help="Values of the recipe to replace, such as train.epochs=2"),
-]
 CheckpointArgument = Annotated[
     Path,
     typer.Argument(
@@ -57,7 +54,6 @@ DevicesOption = Annotated[int, typer.Option(min=1, help="Number of GPUs, or of p
 AcceleratorOption = Annotated[
     AcceleratorName, typer.Option(help="What to compute on; auto takes GPUs if there are any")
 ]
-DebugOption = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error")]
 
 
 @app.command("train")
@@ -200,6 +196,10 @@ def convert_checkpoint_command(
         converted = convert_checkpoint(source, out)
         names = "class names unknown" if converted.class_names is None else f"{len(converted.class_names)} class names"
         print(f"{out}: {converted.num_tensors} tensors, {names}")
+
+
+app.command("list")(list_parts)
+app.command("describe")(describe)
 
 
 def _accelerator(name: AcceleratorName) -> Literal["auto", "cpu", "cuda"]:

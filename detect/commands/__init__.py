@@ -1,0 +1,1 @@
+"""Commands of ``detect`` that look at recipes and parts."""

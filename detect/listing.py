@@ -1,0 +1,272 @@
+"""What a recipe can name: parts of models and transforms by kind, shipped recipes, and what each of them takes."""
+
+from __future__ import annotations
+
+import inspect
+import typing
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+from annotated_types import Ge, Gt, Le, Lt, MinLen
+from torch import nn
+
+from detect.docstrings import Docstring, parse_docstring
+from detect.registry import MODELS
+from dpipe.annotations import describe, parameters
+from dpipe.build import CONTEXT
+from dpipe.errors import InputError
+from dpipe.problems import nearest, shorten
+from dpipe.recipes import shipped_recipes
+from dpipe.registry import TRANSFORMS
+
+RECIPE = "recipe"
+KINDS = (
+    "detector",
+    "backbone",
+    "neck",
+    "dense head",
+    "RoI head",
+    "RoI extractor",
+    "bbox head",
+    "mask head",
+    "auxiliary head",
+    "loss",
+    "assigner",
+    "sampler",
+    "layer",
+    "transform",
+    "other part",
+    RECIPE,
+)
+"""In the order of the list. A part's kind is told by its interface, so that parts of one's own have one too."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """Something that a recipe can name, or a recipe.
+
+    Attributes:
+        kind: One of KINDS.
+        name: What ``type:`` or ``_base_:`` says.
+        summary: What it is, on one line.
+    """
+
+    kind: str
+    name: str
+    summary: str
+
+
+@dataclass(frozen=True)
+class ArgumentHelp:
+    """One argument of a part.
+
+    Attributes:
+        name: Its name.
+        expected: What it takes, in words.
+        default: Its default as a recipe writes it; ``required``; or, where the recipe may be silent, who supplies it.
+        text: What it does; empty where the part does not tell.
+    """
+
+    name: str
+    expected: str
+    default: str
+    text: str
+
+
+@dataclass(frozen=True)
+class Description:
+    """A part in full.
+
+    Attributes:
+        name: As it was asked for.
+        kind: One of KINDS.
+        path: Its dotted path.
+        source: File and line; empty where Python cannot tell.
+        doc: Its docstring.
+        arguments: Those of its constructor, in order.
+    """
+
+    name: str
+    kind: str
+    path: str
+    source: str
+    doc: Docstring
+    arguments: tuple[ArgumentHelp, ...]
+
+
+def entries(wanted: str = "") -> list[Entry]:
+    """Everything that a recipe can name, by kind and name.
+
+    Args:
+        wanted: Only what has this text in its kind, name or summary, in upper or lower case.
+
+    Raises:
+        InputError: If there is no such thing.
+    """
+    found = [
+        *(Entry(kind_of(MODELS.get(name)), name, parse_docstring(MODELS.get(name)).summary) for name in MODELS.names()),
+        *(Entry("transform", name, parse_docstring(TRANSFORMS.get(name)).summary) for name in TRANSFORMS.names()),
+        *(Entry(RECIPE, name, _first_comment(path)) for name, path in shipped_recipes().items()),
+    ]
+    chosen = [e for e in found if any(wanted.lower() in text.lower() for text in (e.kind, e.name, e.summary))]
+    if not chosen:
+        names = [*KINDS, *(entry.name for entry in found)]
+        raise InputError(f"nothing has {wanted!r} in its kind, name or description{_hint(wanted, names)}")
+    return sorted(chosen, key=lambda entry: (KINDS.index(entry.kind), entry.name))
+
+
+def describe_part(name: str) -> Description:
+    """Describes a part or a transform.
+
+    Args:
+        name: A registered name, or a dotted path.
+
+    Raises:
+        InputError: If there is none; the message has the nearest name.
+    """
+    cls = _find(name)
+    doc = parse_docstring(cls)
+    try:
+        known = parameters(cls)
+    except ValueError:
+        raise InputError(f"{name} does not tell its arguments, so a recipe cannot name it") from None
+    arguments = tuple(
+        ArgumentHelp(
+            parameter.name,
+            _expected(parameter.annotation),
+            "any others" if parameter.kind is inspect.Parameter.VAR_KEYWORD else _default(parameter),
+            doc.arguments.get(parameter.name, ""),
+        )
+        for parameter in known.values()
+    )
+    return Description(name, kind_of(cls), f"{cls.__module__}.{cls.__qualname__}", _source(cls), doc, arguments)
+
+
+def kind_of(cls: type) -> str:
+    """Tells a part's kind by the methods and arguments that it has."""
+    if cls in [TRANSFORMS.get(name) for name in TRANSFORMS.names()] or _is_transform(cls):
+        return "transform"
+    if hasattr(cls, "assign"):
+        return "assigner"
+    if hasattr(cls, "choose"):
+        return "sampler"
+    if not issubclass(cls, nn.Module):
+        return "other part"
+    try:
+        arguments, inputs = parameters(cls), _forward_inputs(cls)
+    except ValueError:
+        return "other part"
+    if "backbone" in arguments:
+        return "detector"
+    if hasattr(cls, "loss"):
+        if hasattr(cls, "sample"):
+            return "RoI head"
+        return "dense head" if hasattr(cls, "propose") or hasattr(cls, "predict") else "auxiliary head"
+    if "avg_factor" in inputs:
+        return "loss"
+    if "rois" in inputs:
+        return "RoI extractor"
+    if "loss_mask" in arguments:
+        return "mask head"
+    if "loss_bbox" in arguments:
+        return "bbox head"
+    return _by_flow(cls, inputs)
+
+
+def _by_flow(cls: type[nn.Module], inputs: Mapping[str, Any]) -> str:
+    """Backbones take a tensor and give levels, necks take levels and give levels, layers neither."""
+    first = next(iter(inputs.values()), Any)
+    given = typing.get_type_hints(cls.forward).get("return", Any)
+    if _is_levels(first):
+        return "neck"
+    return "backbone" if _is_levels(given) else "layer" if first is torch.Tensor else "other part"
+
+
+def _is_levels(annotation: Any) -> bool:
+    origin = typing.get_origin(annotation)
+    return isinstance(origin, type) and issubclass(origin, Sequence)
+
+
+def _forward_inputs(cls: type[nn.Module]) -> dict[str, Any]:
+    try:
+        hints = typing.get_type_hints(cls.forward)
+    except (NameError, TypeError, AttributeError):  # a name that only type checkers import
+        hints = {}
+    return {name: hints.get(name, Any) for name in list(inspect.signature(cls.forward).parameters)[1:]}
+
+
+def _is_transform(cls: type) -> bool:
+    from dpipe.operation import Operation
+
+    return issubclass(cls, Operation)
+
+
+def _find(name: str) -> type:
+    for registry in (MODELS, TRANSFORMS):
+        if name in registry.names():
+            return registry.get(name)
+    if "." in name:
+        return MODELS.get(name)
+    if name in shipped_recipes():
+        raise InputError(f"{name} is a recipe: `detect config {name}` prints it")
+    names = [*MODELS.names(), *TRANSFORMS.names()]
+    raise InputError(f"there is no part or transform {name!r}{_hint(name, names)}")
+
+
+def _hint(name: str, names: Sequence[str]) -> str:
+    """The nearest name; where none is near, where to find all of them, which are too many for a line."""
+    hint = nearest(name, names)
+    return hint if "did you mean" in hint else "; `detect list` prints all there is"
+
+
+def _first_comment(path: Path) -> str:
+    """The first paragraph of a recipe's leading comment, on one line."""
+    words: list[str] = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        text = line.removeprefix("#").strip()
+        if not line.startswith("#") or not text:
+            break
+        words.append(text)
+    return " ".join(words).removesuffix(":")
+
+
+def _expected(annotation: Any) -> str:
+    """What an argument takes, with its limits."""
+    told = describe(annotation)
+    if typing.get_origin(annotation) is not Annotated:
+        return told
+    limits = []
+    for field in typing.get_args(annotation)[1:]:
+        for limit in getattr(field, "metadata", [field]):
+            if isinstance(limit, Ge):
+                limits.append(f"at least {limit.ge}")
+            elif isinstance(limit, Gt):
+                limits.append(f"above {limit.gt}")
+            elif isinstance(limit, Le):
+                limits.append(f"at most {limit.le}")
+            elif isinstance(limit, Lt):
+                limits.append(f"below {limit.lt}")
+            elif isinstance(limit, MinLen):
+                limits.append(f"of at least {limit.min_length}")
+    return ", ".join([told, *limits])
+
+
+def _default(parameter: inspect.Parameter) -> str:
+    if parameter.default is not parameter.empty:
+        default = parameter.default
+        return shorten(list(default) if isinstance(default, tuple) else default)
+    return (
+        "from the data"
+        if parameter.name == "num_classes"
+        else ("from the part before" if parameter.name in CONTEXT else "required")
+    )
+
+
+def _source(cls: type) -> str:
+    try:
+        return f"{inspect.getsourcefile(cls)}:{inspect.getsourcelines(cls)[1]}"
+    except (OSError, TypeError):
+        return ""

@@ -1,0 +1,162 @@
+"""The list of parts and recipes, and the description of one."""
+
+from __future__ import annotations
+
+import json
+import sys
+
+import pytest
+from typer.testing import CliRunner
+
+from detect.cli import app
+from detect.docstrings import parse_docstring
+from detect.listing import describe_part, entries
+from detect.registry import MODELS
+from dpipe.recipes import shipped_recipes
+from dpipe.registry import TRANSFORMS
+
+OWN_PART = '''
+from torch import Tensor, nn
+
+
+class MyNeck(nn.Module):
+    """Does nothing.
+
+    Args:
+        in_channels: Channels of the levels.
+        width: How wide it is,
+            all in all.
+    """
+
+    def __init__(self, in_channels: list[int], width: int = 7) -> None:
+        super().__init__()
+
+    def forward(self, features: list[Tensor]) -> list[Tensor]:
+        """Levels to levels."""
+        return features
+'''
+
+
+def run(*arguments: str):
+    return CliRunner().invoke(app, list(arguments))
+
+
+def test_everything_is_listed_with_a_line_of_its_own_and_a_kind():
+    found = entries()
+    names = {entry.name for entry in found}
+    assert names == {*MODELS.names(), *TRANSFORMS.names(), *shipped_recipes()}
+    assert all(entry.summary and "\n" not in entry.summary for entry in found)
+    assert not [entry.name for entry in found if entry.kind == "other part"]
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        ("TwoStageDetector", "detector"),
+        ("ResNet", "backbone"),
+        ("AugFPN", "neck"),
+        ("RPNHead", "dense head"),
+        ("CascadeRoIHead", "RoI head"),
+        ("SoftRoIExtractor", "RoI extractor"),
+        ("Shared2FCBBoxHead", "bbox head"),
+        ("FCNMaskHead", "mask head"),
+        ("AuxiliaryHead", "auxiliary head"),
+        ("GIoULoss", "loss"),
+        ("MaxIoUAssigner", "assigner"),
+        ("OHEMSampler", "sampler"),
+        ("ConvModule", "layer"),
+        ("Rotate", "transform"),
+        ("Pad", "transform"),
+    ],
+)
+def test_kinds(name, kind):
+    assert describe_part(name).kind == kind
+
+
+def test_list_prints_what_has_the_text():
+    output = run("list", "ASSIGNER").stdout
+    assert output.startswith("assigners\n  MaxIoUAssigner  Assigns by the best IoU")
+    assert "ResNet" not in output
+    found = json.loads(run("list", "fcos_r50", "--json").stdout)
+    assert found == [
+        {
+            "kind": "recipe",
+            "name": "fcos_r50_caffe_fpn_gn_coco",
+            "summary": "FCOS (arXiv 1904.01355) with a ResNet-50 from Caffe, FPN and GroupNorm in its head, on COCO.",
+        }
+    ]
+
+
+def test_every_argument_is_described():
+    for name in [*MODELS.names(), *TRANSFORMS.names()]:
+        assert not [f"{name}.{argument.name}" for argument in describe_part(name).arguments if not argument.text]
+
+
+def test_describe_tells_types_limits_defaults_and_source():
+    output = run("describe", "FCOSHead").stdout
+    assert "  num_classes: an integer, at least 1 (from the data)\n      K.\n" in output
+    assert "  center_sample_radius: a number, above 0 (1.5)\n      How near, in strides along each axis.\n" in output
+    assert "  strides: a list, each an integer, of at least 1 (from the part before)\n" in output
+    assert "detect.models.dense_heads.fcos.FCOSHead\n" in output
+    assert "detect/models/dense_heads/fcos.py:" in output.splitlines()[-1]
+    assert "  scale: [integer, integer] or " in run("describe", "Resize").stdout
+
+
+def test_describe_knows_parts_of_ones_own(tmp_path, monkeypatch):
+    (tmp_path / "described_parts.py").write_text(OWN_PART)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    part = describe_part("described_parts.MyNeck")
+    assert (part.kind, part.doc.summary) == ("neck", "Does nothing.")
+    assert [(a.name, a.default, a.text) for a in part.arguments] == [
+        ("in_channels", "from the part before", "Channels of the levels."),
+        ("width", "7", "How wide it is, all in all."),
+    ]
+    assert part.source == f"{tmp_path / 'described_parts.py'}:5"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["describe", "FCOSHed"], "there is no part or transform 'FCOSHed'; did you mean 'FCOSHead'?"),
+        (["describe", "Rotat"], "did you mean 'Rotate'?"),
+        (["describe", "zzqx"], "`detect list` prints all there is"),
+        (["describe", "fcos_r50_caffe_fpn_gn_coco"], "is a recipe: `detect config fcos_r50_caffe_fpn_gn_coco` prints"),
+        (["describe", "detect.models.layers.Conv"], "module 'detect.models.layers' has no class 'Conv'"),
+        (["list", "assignr"], "did you mean 'assigner'?"),
+    ],
+)
+def test_what_is_not_there(arguments, told):
+    result = run(*arguments)
+    assert result.exit_code == 2
+    assert result.stderr.startswith("error: ")
+    assert told in result.stderr
+    assert result.stderr.count("\n") == 1
+
+
+def test_docstrings_of_constructors_and_of_classes_without_any():
+    class Told:
+        """Told.
+
+        More of it.
+
+        Shape:
+            b: Nothing.
+        """
+
+        def __init__(self, a: int) -> None:
+            """Makes it.
+
+            Args:
+                a (int): What it is.
+
+            Raises:
+                ValueError: Never.
+            """
+
+    class Bare:
+        pass
+
+    told = parse_docstring(Told)
+    assert (told.summary, told.text, told.arguments) == ("Told.", "More of it.", {"a": "What it is."})
+    assert parse_docstring(Bare).summary == ""
