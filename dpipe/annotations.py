@@ -99,6 +99,17 @@ def takes_mapping(annotation: Any) -> bool:
     return not holds_parts(annotation) and any(kind in MAPPINGS for kind in kinds)
 
 
+def plain_annotation(annotation: Any) -> Any:
+    """An annotation without the members of its union that stand for parts."""
+    if not holds_parts(annotation):
+        return annotation
+    plain = [member for member in members(annotation) if not holds_parts(member)]
+    union = plain[0]
+    for member in plain[1:]:
+        union = union | member
+    return union
+
+
 def accepts_part(annotation: Any, cls: type) -> bool:
     """Whether an instance of ``cls`` fits an annotation, as far as that can be told without making one."""
     return any(_member_accepts(member, cls) for member in members(annotation))
@@ -141,7 +152,7 @@ def convert(value: Any, annotation: Any) -> Any:
     Raises:
         ValidationError: If it does not fit.
     """
-    return _adapter(annotation).validate_json(json.dumps(value), strict=True)
+    return adapter(annotation).validate_json(json.dumps(value), strict=True)
 
 
 def check_plain(value: Any, annotation: Any, path: KeyPath) -> list[Problem]:
@@ -192,5 +203,6 @@ def describe(annotation: Any) -> str:
 
 
 @lru_cache(maxsize=1024)
-def _adapter(annotation: Any) -> TypeAdapter[Any]:
+def adapter(annotation: Any) -> TypeAdapter[Any]:
+    """What checks plain values against an annotation."""
     return TypeAdapter(annotation, config=ConfigDict(arbitrary_types_allowed=True))

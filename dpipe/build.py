@@ -29,6 +29,7 @@ from dpipe.annotations import (
     holds_parts,
     members,
     parameters,
+    plain_annotation,
     takes_mapping,
 )
 from dpipe.errors import InputError
@@ -163,18 +164,7 @@ def _check_value(
     plain = [member for member in members(annotation) if not holds_parts(member)]
     if not plain or (plain == [type(None)] and value is not None):
         return [Problem(path, f"expected {describe(annotation)}: a mapping with `type`, got {shorten(value)}")]
-    return check_plain(value, _plain_annotation(annotation), path)
-
-
-def _plain_annotation(annotation: Any) -> Any:
-    """An annotation without the members of its union that stand for parts."""
-    if not holds_parts(annotation):
-        return annotation
-    plain = [member for member in members(annotation) if not holds_parts(member)]
-    union = plain[0]
-    for member in plain[1:]:
-        union = union | member
-    return union
+    return check_plain(value, plain_annotation(annotation), path)
 
 
 def _build(
@@ -242,7 +232,7 @@ def _build_value(
             _build_value(registry, item, element(annotation, index), context, (*path, index), where)
             for index, item in enumerate(value)
         ]
-    return convert(value, _plain_annotation(annotation))
+    return convert(value, plain_annotation(annotation))
 
 
 def _fit(value: Any, annotation: Any, name: str, at: str) -> Any:

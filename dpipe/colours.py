@@ -32,6 +32,7 @@ class Enhancement(Operation):
     prob: float = 0.5
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check_level(self, self.level)
         check_probabilities(self, prob=self.prob)
 
@@ -89,6 +90,7 @@ class Equalize(Operation):
     prob: float = 0.5
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check_probabilities(self, prob=self.prob)
 
     def apply(self, draft: Draft) -> None:

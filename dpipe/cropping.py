@@ -52,13 +52,9 @@ class RandomCrop(Operation):
     allow_negative_crop: bool = False
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         relative = self.crop_type in ("relative", "relative_range")
-        if not relative and self.crop_type not in ("absolute", "absolute_range"):
-            expected = "absolute, absolute_range, relative or relative_range"
-            raise InputError(f"RandomCrop: crop_type must be {expected}, got {self.crop_type!r}")
-        if len(self.crop_size) != 2 or not all(
-            0 < edge <= 1 if relative else _is_edge(edge) for edge in self.crop_size
-        ):
+        if not all(0 < edge <= 1 if relative else _is_edge(edge) for edge in self.crop_size):
             expected = "two shares above 0 and up to 1" if relative else "two whole numbers of pixels above 0"
             raise InputError(f"RandomCrop: crop_size must be {expected}, got {self.crop_size!r}")
 
@@ -116,8 +112,9 @@ class MinIoURandomCrop(Operation):
     min_crop_size: float = 0.3
 
     def __post_init__(self) -> None:
-        if not all(0 <= least <= 1 for least in self.min_ious):
-            raise InputError(f"MinIoURandomCrop: min_ious must lie in 0..1, got {self.min_ious!r}")
+        super().__post_init__()
+        if not self.min_ious or not all(0 <= least <= 1 for least in self.min_ious):
+            raise InputError(f"MinIoURandomCrop: expected min_ious in 0..1, got {self.min_ious!r}")
         if not 0 < self.min_crop_size <= 1:
             raise InputError(f"MinIoURandomCrop: min_crop_size must be above 0 and up to 1, got {self.min_crop_size!r}")
 
@@ -173,7 +170,8 @@ class LargeScaleJitter(Operation):
     img_fill_val: Colour = 128
 
     def __post_init__(self) -> None:
-        if len(self.size) != 2 or not all(_is_edge(edge) for edge in self.size):
+        super().__post_init__()
+        if not all(_is_edge(edge) for edge in self.size):
             raise InputError(f"LargeScaleJitter: size must be two whole numbers of pixels above 0, got {self.size!r}")
         if not 0 < self.min_scale <= self.max_scale < np.inf:
             raise InputError(

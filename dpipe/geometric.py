@@ -16,6 +16,8 @@ from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any, Literal, TypeAlias
 
+import numpy as np
+
 from dpipe import geometry
 from dpipe.errors import InputError
 from dpipe.operation import (
@@ -23,7 +25,6 @@ from dpipe.operation import (
     Direction,
     Operation,
     check_colour,
-    check_direction,
     check_largest,
     check_level,
     check_probabilities,
@@ -35,6 +36,7 @@ from dpipe.plan import Draft
 from dpipe.registry import TRANSFORMS
 
 Scale: TypeAlias = tuple[int, int]
+MultiscaleMode: TypeAlias = Literal["range", "value"]
 FlipDirection: TypeAlias = Literal["horizontal", "vertical", "diagonal"]
 
 
@@ -62,6 +64,7 @@ class Rotate(Operation):
     random_negative_prob: float = 0.5
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check_level(self, self.level)
         check_probabilities(self, prob=self.prob, random_negative_prob=self.random_negative_prob)
         check_largest(self, max_rotate_angle=self.max_rotate_angle)
@@ -104,9 +107,9 @@ class Translate(Operation):
     random_negative_prob: float = 0.5
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check_level(self, self.level)
         check_probabilities(self, prob=self.prob, random_negative_prob=self.random_negative_prob)
-        check_direction(self, self.direction)
         check_largest(self, max_translate_offset=self.max_translate_offset)
         check_colour(self, self.img_fill_val)
 
@@ -143,9 +146,9 @@ class Shear(Operation):
     random_negative_prob: float = 0.5
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check_level(self, self.level)
         check_probabilities(self, prob=self.prob, random_negative_prob=self.random_negative_prob)
-        check_direction(self, self.direction)
         check_largest(self, max_shear_magnitude=self.max_shear_magnitude)
         check_colour(self, self.img_fill_val)
 
@@ -165,36 +168,47 @@ class Resize(Operation):
     """Resizes the image.
 
     Args:
-        scale: One pair, or two pairs between which both edges are drawn as integers, both ends included. With
-            ``keep_ratio`` a pair is the largest (long, short) edges, in any order, and the image becomes as large as
-            fits both; otherwise it is the (width, height).
+        scale: One pair, or several to draw from, see ``multiscale_mode``. With ``keep_ratio`` a pair is the largest
+            (long, short) edges, in any order, and the image becomes as large as fits both; otherwise it is the (width,
+            height).
         keep_ratio: Keep width to height.
+        multiscale_mode: As OpenMMLab's. ``range``: both edges are drawn as integers between those of two pairs, both
+            ends included. ``value``: one of the pairs is drawn, each as likely.
     """
 
-    scale: Scale | tuple[Scale, Scale]
+    scale: Scale | tuple[Scale, ...]
     keep_ratio: bool = True
+    multiscale_mode: MultiscaleMode = "range"
 
     def __post_init__(self) -> None:
-        for pair in self._pairs():
-            if len(pair) != 2 or not all(isinstance(edge, int) and edge > 0 for edge in pair):
-                raise InputError(
-                    f"Resize: scale must be a pair of pixels above 0, or two such pairs, got {self.scale!r}"
-                )
+        super().__post_init__()
+        pairs = self._pairs()
+        if not pairs or any(edge < 1 for pair in pairs for edge in pair):
+            raise InputError(
+                f"Resize: scale must be a pair of pixels above 0, or several such pairs, got {self.scale!r}"
+            )
+        if self.multiscale_mode == "range" and len(pairs) > 2:
+            raise InputError(
+                f"Resize: a range has two ends, got {len(pairs)} pairs: multiscale_mode value draws one of them"
+            )
 
-    def _pairs(self) -> tuple[Sequence[Any], Sequence[Any]]:
-        """The two ends of the range, equal for a single pair."""
+    def _pairs(self) -> Sequence[Scale]:
         scale: Any = self.scale
-        if isinstance(scale, list | tuple) and len(scale) == 2:
-            if all(isinstance(pair, list | tuple) for pair in scale):
-                return scale[0], scale[1]
-            return scale, scale
-        return (), ()
+        return (scale,) if len(scale) and not isinstance(scale[0], list | tuple) else scale
+
+    def _draw(self, rng: np.random.Generator) -> Scale:
+        """Draws the edges: (long, short), or (width, height)."""
+        pairs = self._pairs()
+        if self.multiscale_mode == "value":
+            pairs = (pairs[int(rng.integers(len(pairs)))],)
+        ends = [sorted(pair, reverse=True) if self.keep_ratio else pair for pair in (pairs[0], pairs[-1])]
+        first, second = (int(rng.integers(min(edges), max(edges) + 1)) for edges in zip(*ends, strict=True))
+        return first, second
 
     def apply(self, draft: Draft) -> None:
         """See the class."""
         height, width = draft.size
-        ends = [sorted(pair, reverse=True) if self.keep_ratio else pair for pair in self._pairs()]
-        first, second = (int(draft.rng.integers(min(edges), max(edges) + 1)) for edges in zip(*ends, strict=True))
+        first, second = self._draw(draft.rng)
         if self.keep_ratio:
             ratio = min(max(first, second) / max(height, width), min(first, second) / min(height, width))
             new_width, new_height = max(int(width * ratio + 0.5), 1), max(int(height * ratio + 0.5), 1)
@@ -219,10 +233,12 @@ class RandomFlip(Operation):
     direction: FlipDirection | tuple[FlipDirection, ...] = "horizontal"
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         directions = self._directions()
-        if not directions or not set(directions) <= {"horizontal", "vertical", "diagonal"}:
-            expected = "horizontal, vertical or diagonal, or a list of these"
-            raise InputError(f"RandomFlip: direction must be {expected}, got {self.direction!r}")
+        if not directions or len(set(directions)) < len(directions):
+            raise InputError(
+                f"RandomFlip: expected at least one direction, and each of them once, got {self.direction!r}"
+            )
         if isinstance(self.prob, list | tuple) and len(self.prob) != len(directions):
             raise InputError(
                 f"RandomFlip: expected a prob for each of the {len(directions)} directions, got {self.prob!r}"

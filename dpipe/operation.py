@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import fields, is_dataclass, replace
 from typing import Any, Literal, TypeAlias
 
+from dpipe.arguments import check_arguments
 from dpipe.errors import InputError
 from dpipe.plan import Draft
 
@@ -18,7 +19,14 @@ MAX_LEVEL = 10.0
 
 
 class Operation(ABC):
-    """Something that changes an image, with the boxes and polygons on it."""
+    """Something that changes an image, with the boxes and polygons on it.
+
+    One that is a dataclass has its arguments checked against their annotations; where it has a ``__post_init__`` of its
+    own, that begins with ``super().__post_init__()``.
+    """
+
+    def __post_init__(self) -> None:
+        check_arguments(type(self), vars(self))
 
     @property
     def inner(self) -> Sequence[Operation]:
@@ -79,15 +87,8 @@ def check_largest(operation: Operation, **largest: float) -> None:
             raise InputError(f"{type(operation).__name__}: {name} must be a number of at least 0, got {value}")
 
 
-def check_direction(operation: Operation, direction: str) -> None:
-    """Raises an InputError for anything but the two directions."""
-    if direction not in ("horizontal", "vertical"):
-        raise InputError(f"{type(operation).__name__}: direction must be horizontal or vertical, got {direction!r}")
-
-
 def check_colour(operation: Operation, colour: Colour) -> None:
     """Raises an InputError for anything but grey levels of 0..255."""
-    values = colour if isinstance(colour, list | tuple) else (colour,) * 3
-    if len(values) != 3 or not all(isinstance(value, int) and 0 <= value <= 255 for value in values):
+    if not all(0 <= value <= 255 for value in rgb(colour)):
         name = type(operation).__name__
         raise InputError(f"{name}: img_fill_val must be one integer or three integers in 0..255, got {colour!r}")

@@ -9,6 +9,7 @@ from typing import Any
 
 from numpy.typing import ArrayLike
 
+from dpipe.arguments import check_arguments
 from dpipe.colours import Brightness, Color, Contrast, Equalize
 from dpipe.errors import InputError
 from dpipe.geometric import Rotate, Shear, Translate
@@ -32,6 +33,7 @@ class AutoAugment(Operation):
     policies: Sequence[Sequence[Operation]]
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not self.policies:
             raise InputError("AutoAugment: expected at least one policy, got none")
         for number, policy in enumerate(self.policies):
@@ -77,8 +79,12 @@ class RandAugment(Operation):
     img_fill_val: Colour = 128
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         for level in self._levels():
             check_level(self, level)
+        least, most = self._levels()
+        if least > most:
+            raise InputError(f"RandAugment: expected the lower level first, got {self.level!r}")
         if self.num_ops < 1:
             raise InputError(f"RandAugment: num_ops must be at least 1, got {self.num_ops}")
         check_colour(self, self.img_fill_val)
@@ -119,9 +125,7 @@ class RandAugment(Operation):
         """The ends of the range of levels, equal for a single one."""
         if not isinstance(self.level, list | tuple):
             return self.level, self.level
-        if len(self.level) != 2:
-            raise InputError(f"RandAugment: level must be one number or two, got {self.level!r}")
-        return min(self.level), max(self.level)
+        return self.level
 
 
 @TRANSFORMS.register
@@ -140,11 +144,17 @@ class Normalize:
     bgr: bool = False
 
     def __post_init__(self) -> None:
+        check_arguments(type(self), vars(self))
         for name, values in (("mean", self.mean), ("std", self.std)):
-            if len(values) != 3 or not all(math.isfinite(value) for value in values):
+            if not all(math.isfinite(value) for value in values):
                 raise InputError(f"Normalize: {name} must be three numbers, got {values!r}")
         if min(self.std) <= 0:
             raise InputError(f"Normalize: std must be above 0, got {self.std!r}")
+        if max(self.std) < 1 and max(self.mean) <= 1 and any(self.mean):
+            raise InputError(
+                f"Normalize: mean {self.mean!r} and std {self.std!r} are those of images in 0..1: expected them times "
+                "255, for grey levels of 0..255"
+            )
 
 
 @TRANSFORMS.register
@@ -159,6 +169,7 @@ class Pad:
     size_divisor: int = 32
 
     def __post_init__(self) -> None:
+        check_arguments(type(self), vars(self))
         if self.size_divisor < 1:
             raise InputError(f"Pad: size_divisor must be at least 1, got {self.size_divisor}")
 
@@ -181,6 +192,7 @@ class Augment:
     """
 
     def __init__(self, transforms: Sequence[Operation | Normalize | Pad | Mapping[str, Any]]) -> None:
+        check_arguments(Augment, {"transforms": transforms})
         built: list[Any] = [
             TRANSFORMS.build(transform) if isinstance(transform, Mapping) else transform for transform in transforms
         ]

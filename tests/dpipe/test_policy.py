@@ -1,5 +1,5 @@
 import math
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
@@ -9,7 +9,7 @@ from dpipe.colours import Brightness, Color, Contrast, Equalize
 from dpipe.errors import InputError
 from dpipe.geometric import RandomFlip, Resize, Rotate, Shear, Translate
 from dpipe.operation import Operation
-from dpipe.plan import SamplePlan
+from dpipe.plan import Draft, SamplePlan
 from dpipe.policy import Augment, AutoAugment, Normalize, Pad, RandAugment
 from dpipe.registry import TRANSFORMS
 
@@ -154,7 +154,7 @@ def test_rand_augment_draws_its_operations_evenly_at_its_level(num_ops: int) -> 
 
 
 def test_rand_augment_draws_levels_between_two() -> None:
-    plans = [draw(RandAugment((6, 2), 1, [Rotate(0, random_negative_prob=0)]), sample=sample) for sample in range(500)]
+    plans = [draw(RandAugment((2, 6), 1, [Rotate(0, random_negative_prob=0)]), sample=sample) for sample in range(500)]
     levels = [math.degrees(math.asin(plan.matrix[1, 0])) / 3 for plan in plans]
     assert (min(levels), max(levels)) == pytest.approx((2, 6), abs=0.1)
     assert np.mean(levels) == pytest.approx(4, abs=0.15)
@@ -317,7 +317,7 @@ def test_transforms_are_built_from_mappings() -> None:
         (lambda: Color(-1), r"Color: level must lie in 0\.\.10, got -1"),
         (lambda: Shear(5, prob=1.5), r"Shear: prob must lie in 0\.\.1, got 1\.5"),
         (lambda: Translate(5, random_negative_prob=-1), r"Translate: random_negative_prob must lie in 0\.\.1"),
-        (lambda: Translate(5, direction="up"), "Translate: direction must be horizontal or vertical, got 'up'"),  # type: ignore[arg-type]
+        (lambda: Translate(5, direction="up"), "Translate: direction: expected 'horizontal' or 'vertical', got \"up\""),  # type: ignore[arg-type]
         (lambda: Rotate(5, scale=0), "Rotate: scale must be a number above 0, got 0"),
         (lambda: Rotate(5, center=(float("nan"), 0)), "Rotate: center must be two numbers"),
         (lambda: Rotate(5, max_rotate_angle=float("nan")), "Rotate: max_rotate_angle must be a number of at least 0"),
@@ -327,16 +327,23 @@ def test_transforms_are_built_from_mappings() -> None:
             lambda: Rotate(5, img_fill_val=256),
             r"img_fill_val must be one integer or three integers in 0\.\.255, got 256",
         ),
-        (lambda: Resize((800,)), r"Resize: scale must be a pair of pixels above 0, or two such pairs, got \(800,\)"),  # type: ignore[arg-type]
+        (lambda: Resize((800,)), r"Resize: scale: expected \[integer, integer\] or a list, .* got \[800\]"),  # type: ignore[arg-type]
         (lambda: Resize((800, 0)), "Resize: scale must be a pair"),
-        (lambda: Resize(((800, 600), (800, 600), (1, 1))), "Resize: scale must be a pair"),  # type: ignore[arg-type]
-        (lambda: Normalize((1, 2), (1, 2)), "Normalize: mean must be three numbers"),  # type: ignore[arg-type]
+        (lambda: Resize(()), "Resize: scale must be a pair"),
+        (
+            lambda: Resize(((800, 600), (700, 600), (1, 1))),
+            "Resize: a range has two ends, got 3 pairs: multiscale_mode",
+        ),
+        (lambda: Normalize((1, 2), (1, 2)), r"Normalize: mean: expected \[number, number, number\], got \[1, 2\]"),  # type: ignore[arg-type]
+        (lambda: Normalize((1, 2, float("nan")), (1, 2, 3)), "Normalize: mean must be three numbers"),
+        (lambda: Normalize((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)), "Normalize: .* are those of images in 0..1"),
         (lambda: Normalize((1, 2, 3), (1, 0, 1)), "Normalize: std must be above 0"),
         (
             lambda: RandomFlip(direction=()),
-            r"RandomFlip: direction must be horizontal, .* or a list of these, got \(\)",
+            r"RandomFlip: expected at least one direction, and each of them once, got \(\)",
         ),
-        (lambda: RandomFlip(direction="up"), "RandomFlip: direction must be horizontal, vertical or diagonal.* 'up'"),  # type: ignore[arg-type]
+        (lambda: RandomFlip(direction="up"), "RandomFlip: direction: expected 'horizontal' or .* 'up'|\"up\""),  # type: ignore[arg-type]
+        (lambda: RandomFlip((0.3, 0.3), ("vertical", "vertical")), "RandomFlip: expected .* each of them once"),
         (lambda: RandomFlip((0.5, 0.5)), "RandomFlip: expected a prob for each of the 1 directions"),
         (
             lambda: RandomFlip((0.8, 0.3), ("horizontal", "vertical")),
@@ -344,7 +351,8 @@ def test_transforms_are_built_from_mappings() -> None:
         ),
         (lambda: RandomFlip(1.5), r"RandomFlip: prob must lie in 0\.\.1, got 1\.5"),
         (lambda: RandAugment(11), r"RandAugment: level must lie in 0\.\.10, got 11"),
-        (lambda: RandAugment((1, 2, 3)), "RandAugment: level must be one number or two"),  # type: ignore[arg-type]
+        (lambda: RandAugment((1, 2, 3)), r"RandAugment: level: expected a number or \[number"),  # type: ignore[arg-type]
+        (lambda: RandAugment((8, 2)), r"RandAugment: expected the lower level first, got \(8, 2\)"),
         (lambda: RandAugment(5, 0), "RandAugment: num_ops must be at least 1, got 0"),
         (lambda: RandAugment(5, operations=[]), "RandAugment: expected at least one operation"),
         (lambda: RandAugment(5, operations=[Pad()]), "RandAugment: operation 0 is Pad.*, which is no operation"),  # type: ignore[list-item]
@@ -354,6 +362,8 @@ def test_transforms_are_built_from_mappings() -> None:
         (lambda: AutoAugment([Rotate(5)]), "AutoAugment: policy 0 must be a list of operations"),  # type: ignore[list-item]
         (lambda: AutoAugment([[], [Pad()]]), "AutoAugment: policy 1 holds Pad.*, which is no operation"),  # type: ignore[list-item]
         (lambda: Augment([Pad(), RandomFlip()]), "transform 0 is Pad: expected operations first"),
+        (lambda: Augment(Resize((8, 8))), "Augment: transforms: expected a list, got"),  # type: ignore[arg-type]
+        (lambda: Augment("RandomFlip"), 'Augment: transforms: expected a list, got "RandomFlip"'),  # type: ignore[arg-type]
         (lambda: Augment(["RandomFlip"]), "transform 0 is 'RandomFlip': expected an operation"),  # type: ignore[list-item]
         (lambda: Augment([{"type": "RandomFlop"}]), "RandomFlop.*RandomFlip"),
         (
@@ -373,3 +383,58 @@ def test_numbers_below_zero_are_refused(name: str) -> None:
     numbers = {"epoch": 0, "sample": 0, name: -1}
     with pytest.raises(InputError, match=f"^{name} -1 is out of range: expected an integer in"):
         Augment([RandomFlip()]).draw(SIZE, seed=0, **numbers)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: Normalize(0, 1), "Normalize: mean: expected .number, number, number., got 0"),
+        (lambda: Normalize("abc", (1, 1, 1)), 'Normalize: mean: expected .number, number, number., got "abc"'),
+        (lambda: RandomFlip(None), "RandomFlip: prob: expected a number or a list, each a number, got null"),
+        (lambda: Rotate(5, center="ab"), 'Rotate: center: expected .number, number. or null, got "ab"'),
+        (lambda: Rotate(5, center=(1, 2, 3)), r"Rotate: center: expected .number, number. or null, got \[1, 2, 3\]"),
+        (lambda: Rotate("5"), 'Rotate: level: expected a number, got "5"'),
+        (lambda: Color(True), "Color: level: expected a number, got true"),
+        (lambda: Rotate(5, img_fill_val=object()), "Rotate: img_fill_val: expected an integer or"),
+        (lambda: Pad(1.5), "Pad: size_divisor: expected an integer, got 1.5"),
+        (lambda: AutoAugment("ab"), 'AutoAugment: policies: expected a list, got "ab"'),
+        (lambda: RandAugment(5, operations=Rotate(5)), "RandAugment: operations: expected a list or null, got"),
+        (lambda: Own("b"), 'Own: factor: expected a number, got "b"'),
+    ],
+)
+def test_arguments_of_a_wrong_type(make: object, message: str) -> None:
+    with pytest.raises(InputError, match=f"^{message}"):
+        make()  # type: ignore[operator]
+
+
+@dataclass(frozen=True)
+class Own(Operation):
+    """An operation of a user's, with nothing but its arguments."""
+
+    factor: float
+    values: np.ndarray | None = None
+
+    def apply(self, draft: Draft) -> None:
+        """Nothing."""
+
+
+def test_arguments_of_another_right_type() -> None:
+    """Lists for tuples, and numpy's numbers and arrays, as users have them at hand."""
+    assert draw(Rotate(np.float32(5), 1, center=[1, 2])).size == SIZE  # type: ignore[arg-type]
+    assert draw(Resize([np.int64(20), 10], keep_ratio=False)).size == (10, 20)  # type: ignore[arg-type]
+    assert Normalize(np.array([1.0, 2, 3]), [4, 5, 6]).std == [4, 5, 6]  # type: ignore[arg-type, comparison-overlap]
+    assert Own(2, np.zeros(3)).factor == 2
+    assert Normalize((0, 0, 0), (1, 1, 1)).mean == (0, 0, 0)
+
+
+@pytest.mark.parametrize("keep_ratio", [True, False])
+def test_resize_draws_one_of_several_pairs(keep_ratio: bool) -> None:
+    scales = ((40, 20), (60, 30), (100, 50))
+    operation = Resize(scales, keep_ratio, multiscale_mode="value")
+    sizes = [draw(operation, sample=sample).size for sample in range(300)]
+    assert set(sizes) == {(height, width) for width, height in scales}
+    assert min(sizes.count(size) for size in set(sizes)) > 70
+    (built,) = Augment(
+        [{"type": "Resize", "scale": [list(pair) for pair in scales], "multiscale_mode": "value"}]
+    ).operations
+    assert built == Resize(scales, multiscale_mode="value")
