@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Annotated, Protocol
+from typing import TYPE_CHECKING, Annotated, Protocol, cast
 
 import torch
 from pydantic import Field
@@ -133,14 +133,28 @@ class Sampler(Protocol):
 
     Attributes:
         add_gt_as_proposals: Whether RoI heads put the ground truths before the proposals.
-        needs_losses: Whether ``choose`` reads the priors' losses, which cost RoI heads a forward pass. A sampler
-            without this attribute does not.
     """
 
     add_gt_as_proposals: bool
 
-    def choose(self, assignment: Assignment, class_losses: ClassLosses | None = None) -> tuple[Tensor, Tensor]:
-        """Indices of positives and of negatives, each ascending. The losses are given where they are needed."""
+    def choose(self, assignment: Assignment) -> tuple[Tensor, Tensor]:
+        """Indices of positives and of negatives, each ascending."""
+        ...
+
+
+class LossSampler(Protocol):
+    """Chooses the RoIs that a loss looks at by the losses that they have, which cost a forward pass.
+
+    Attributes:
+        add_gt_as_proposals: Whether RoI heads put the ground truths before the proposals.
+        needs_losses: True, which tells this sampler from others.
+    """
+
+    add_gt_as_proposals: bool
+    needs_losses: bool
+
+    def choose(self, assignment: Assignment, class_losses: ClassLosses) -> tuple[Tensor, Tensor]:
+        """Indices of positives and of negatives, each ascending."""
         ...
 
 
@@ -162,7 +176,7 @@ class RandomSampler:
         self.pos_fraction = pos_fraction
         self.add_gt_as_proposals = add_gt_as_proposals
 
-    def choose(self, assignment: Assignment, class_losses: ClassLosses | None = None) -> tuple[Tensor, Tensor]:
+    def choose(self, assignment: Assignment) -> tuple[Tensor, Tensor]:
         """Indices of positives (P,) and of negatives (S - P,), int64, each ascending."""
         positives, negatives = positives_and_negatives(assignment)
         positives = draw(positives, int(self.num * self.pos_fraction))
@@ -218,7 +232,11 @@ class Samples:
 
 
 def sample_rois(
-    assigner: Assigner, sampler: Sampler, proposals: Tensor, target: Target, roi_losses: RoILosses | None = None
+    assigner: Assigner,
+    sampler: Sampler | LossSampler,
+    proposals: Tensor,
+    target: Target,
+    roi_losses: RoILosses | None = None,
 ) -> Samples:
     """Assigns and samples the proposals of one image.
 
@@ -228,7 +246,7 @@ def sample_rois(
             matches.
         proposals: (n, 4).
         target: Its boxes, labels and ignore_boxes are read.
-        roi_losses: What a sampler with ``needs_losses`` finds the hard RoIs by.
+        roi_losses: What a LossSampler finds the hard RoIs by; None with others.
     """
     assignment = assigner.assign(proposals, target.boxes, target.ignore_boxes)
     num_gts = len(target.boxes)
@@ -240,15 +258,11 @@ def sample_rois(
             torch.cat([torch.arange(num_gts, device=proposals.device), assignment.gt_indices]),
             torch.cat([assignment.max_ious.new_ones(num_gts), assignment.max_ious]),
         )
-    class_losses: ClassLosses | None = None
-    if roi_losses is not None:
-        # A negative's index, NEGATIVE, is that of the last label: the one put there.
-        labels = torch.cat([target.labels, target.labels.new_full((1,), NEGATIVE)])
-
-        def class_losses(rows: Tensor) -> Tensor:
-            return roi_losses(proposals[rows], labels[assignment.gt_indices[rows]])
-
-    positives, negatives = sampler.choose(assignment, class_losses)
+    if roi_losses is None:
+        positives, negatives = cast(Sampler, sampler).choose(assignment)
+    else:
+        class_losses = _class_losses(roi_losses, proposals, target.labels, assignment.gt_indices)
+        positives, negatives = cast(LossSampler, sampler).choose(assignment, class_losses)
     gt_indices = assignment.gt_indices[positives]
     return Samples(
         boxes=proposals[torch.cat([positives, negatives])],
@@ -257,3 +271,10 @@ def sample_rois(
         gt_labels=target.labels[gt_indices],
         is_gt=is_gt[positives],
     )
+
+
+def _class_losses(roi_losses: RoILosses, proposals: Tensor, gt_labels: Tensor, gt_indices: Tensor) -> ClassLosses:
+    """The losses of proposals (n, 4) by their indices, given what ground truth each has (n,), or NEGATIVE."""
+    # NEGATIVE as an index is the last place, and as a label the background.
+    labels = torch.cat([gt_labels, gt_labels.new_full((1,), NEGATIVE)])
+    return lambda rows: roi_losses(proposals[rows], labels[gt_indices[rows]])

@@ -15,7 +15,7 @@ from pydantic import Field
 from torch import Tensor
 
 from detect.models.arguments import Count, Probability
-from detect.models.assign import Assignment, ClassLosses, Sampler, draw, positives_and_negatives
+from detect.models.assign import Assignment, ClassLosses, LossSampler, Sampler, draw, positives_and_negatives
 from detect.models.interfaces import BBoxHead
 from detect.registry import MODELS
 from dpipe.errors import InputError
@@ -42,18 +42,13 @@ class OHEMSampler:
         self.pos_fraction = pos_fraction
         self.add_gt_as_proposals = add_gt_as_proposals
 
-    def choose(self, assignment: Assignment, class_losses: ClassLosses | None = None) -> tuple[Tensor, Tensor]:
+    def choose(self, assignment: Assignment, class_losses: ClassLosses) -> tuple[Tensor, Tensor]:
         """Indices of positives (P,) and of negatives (S - P,), int64, each ascending.
 
         Args:
             assignment: Of n priors.
-            class_losses: Tells the priors' losses.
-
-        Raises:
-            ValueError: If there are no losses.
+            class_losses: Tells the priors' losses; called only for a kind of which there are too many.
         """
-        if class_losses is None:
-            raise ValueError("OHEMSampler chooses by losses, and got none")
         positives, negatives = positives_and_negatives(assignment)
         positives = _hardest(positives, int(self.num * self.pos_fraction), class_losses)
         return positives, _hardest(negatives, self.num - len(positives), class_losses)
@@ -105,7 +100,7 @@ class IoUBalancedNegSampler:
         self.num_bins = num_bins
         self.add_gt_as_proposals = add_gt_as_proposals
 
-    def choose(self, assignment: Assignment, class_losses: ClassLosses | None = None) -> tuple[Tensor, Tensor]:
+    def choose(self, assignment: Assignment) -> tuple[Tensor, Tensor]:
         """Indices of positives (P,) and of negatives (S - P,), int64, each ascending."""
         positives, negatives = positives_and_negatives(assignment)
         positives = draw(positives, int(self.num * self.pos_fraction))
@@ -139,12 +134,12 @@ class IoUBalancedNegSampler:
         return chosen.nonzero().squeeze(1)
 
 
-def needs_losses(sampler: Sampler) -> bool:
+def needs_losses(sampler: Sampler | LossSampler) -> bool:
     """Whether a sampler reads the losses of what it chooses from."""
     return getattr(sampler, "needs_losses", False)
 
 
-def check_sampler(sampler: Sampler, heads: Sequence[BBoxHead], owner: str) -> None:
+def check_sampler(sampler: Sampler | LossSampler, heads: Sequence[BBoxHead], owner: str) -> None:
     """Checks that a RoI head can give a sampler what it needs.
 
     Args:

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import nn
 
+from detect.config import build_model, load_config
 from detect.models.assign import NEGATIVE, NEITHER, Assignment, MaxIoUAssigner, RandomSampler, sample_rois
 from detect.models.dense_heads.rpn import RPNHead
 from detect.models.roi_extractors import SingleRoIExtractor
@@ -43,8 +44,6 @@ def test_ohem_computes_no_losses_where_there_is_no_choice():
 
     positives, negatives = OHEMSampler(4, 0.5).choose(assignment(0, NEGATIVE, NEITHER), losses)
     assert (positives.tolist(), negatives.tolist()) == ([0], [1])
-    with pytest.raises(ValueError, match="chooses by losses"):
-        OHEMSampler(4, 0.5).choose(assignment(0))
 
 
 def test_losses_are_asked_for_with_boxes_and_labels():
@@ -118,6 +117,16 @@ def test_nothing_to_balance():
     assert [len(part) for part in IoUBalancedNegSampler(8, 0.5).choose(assignment(*[NEGATIVE] * 20))] == [0, 8]
     with pytest.raises(InputError, match=r"floor_thr is an IoU, or -1 for none, got -0\.5"):
         IoUBalancedNegSampler(8, 0.5, floor_thr=-0.5)
+
+
+@pytest.mark.parametrize("sampler", [OHEMSampler, IoUBalancedNegSampler])
+@pytest.mark.parametrize("recipe", ["faster_rcnn_r50_fpn_coco", "cascade_mask_rcnn_r50_fpn_coco"])
+def test_a_recipe_chooses_its_sampler(recipe, sampler):
+    config = load_config(recipe, [f"model.roi_head.sampler.type={sampler.__name__}"])
+    with torch.device("meta"):
+        model = build_model(config, 3, pretrained=False)
+    assert isinstance(model.roi_head.sampler, sampler)
+    assert model.roi_head.sampler.num == 512
 
 
 class PlainLoss(nn.Module):

@@ -126,7 +126,9 @@ class RPNHead(nn.Module):
         self.assigner = assigner or MaxIoUAssigner(0.7, 0.3, min_pos_iou=0.3)
         self.sampler = sampler or RandomSampler(256, 0.5, add_gt_as_proposals=False)
         if needs_losses(self.sampler):
-            raise InputError(f"RPNHead: sampler cannot be a {type(sampler).__name__}, which needs the losses of RoIs")
+            raise InputError(
+                f"RPNHead: sampler cannot be a {type(self.sampler).__name__}, which needs the losses of RoIs"
+            )
         self.allowed_border = allowed_border
         self.pad_divisor = pad_divisor
         self.loss_cls = loss_cls or CrossEntropyLoss(use_sigmoid=True)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from detect.models.assign import Assigner, Sampler, Samples, sample_rois
+from detect.models.assign import Assigner, LossSampler, Sampler, Samples, sample_rois
 from detect.models.boxes import group_nms, image_bounds, regression_loss
 from detect.models.detections import Detections, to_original
 from detect.models.interfaces import BBoxHead
@@ -32,7 +32,7 @@ RoIOutputs = Callable[[Tensor], tuple[Tensor, Tensor]]
 
 def sample_images(
     assigner: Assigner,
-    sampler: Sampler,
+    sampler: Sampler | LossSampler,
     proposals: Sequence[Tensor],
     targets: Sequence[Target],
     head: BBoxHead,

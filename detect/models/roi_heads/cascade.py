@@ -22,7 +22,7 @@ from detect.models.arguments import (
     check_classes,
     check_roi_parts,
 )
-from detect.models.assign import Assigner, MaxIoUAssigner, RandomSampler, Sampler, Samples
+from detect.models.assign import Assigner, LossSampler, MaxIoUAssigner, RandomSampler, Sampler, Samples
 from detect.models.boxes import boxes_to_rois, image_bounds
 from detect.models.detections import Detections
 from detect.models.interfaces import BBoxHead, MaskHead
@@ -64,7 +64,7 @@ class CascadeRoIHead(nn.Module):
         mask_roi_extractor: nn.Module | None = None,
         mask_head: list[nn.Module] | None = None,
         assigner: list[Assigner] | None = None,
-        sampler: Sampler | None = None,
+        sampler: Sampler | LossSampler | None = None,
         stage_loss_weights: Sequence[NotNegative] = (1.0, 0.5, 0.25),
         score_thr: Probability = 0.05,
         nms_iou: Probability = 0.5,

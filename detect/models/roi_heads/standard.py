@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, cast
 from torch import Tensor, nn
 
 from detect.models.arguments import BBOX_HEAD, MASK_HEAD, Count, Positive, Probability, check_classes, check_roi_parts
-from detect.models.assign import Assigner, MaxIoUAssigner, RandomSampler, Sampler, Samples
+from detect.models.assign import Assigner, LossSampler, MaxIoUAssigner, RandomSampler, Sampler, Samples
 from detect.models.boxes import boxes_to_rois
 from detect.models.detections import Detections
 from detect.models.interfaces import BBoxHead, MaskHead
@@ -51,7 +51,7 @@ class StandardRoIHead(nn.Module):
         mask_roi_extractor: nn.Module | None = None,
         mask_head: nn.Module | None = None,
         assigner: Assigner | None = None,
-        sampler: Sampler | None = None,
+        sampler: Sampler | LossSampler | None = None,
         score_thr: Probability = 0.05,
         nms_iou: Probability = 0.5,
         max_per_img: Count = 100,
