@@ -49,6 +49,18 @@ class Operation(ABC):
         """Draws what happens, from ``draft.rng``, and adds it to the draft."""
 
 
+def apply(operation: Operation, draft: Draft) -> None:
+    """Applies an operation.
+
+    Raises:
+        InputError: If it does what cannot be done; the message names it.
+    """
+    try:
+        operation.apply(draft)
+    except InputError as error:
+        raise InputError(f"{type(operation).__name__}: {error}") from error
+
+
 def magnitude(level: float, largest: float) -> float:
     """What a level stands for, between nothing at level 0 and ``largest`` at level 10."""
     return level / MAX_LEVEL * largest

@@ -14,6 +14,8 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from dpipe import geometry
+from dpipe.errors import InputError
+from dpipe.problems import shorten
 
 Size = tuple[int, int]
 """Height and width in pixels."""
@@ -128,15 +130,43 @@ class Draft:
         Args:
             matrix: From the image as it stands to the next one. Shape (2, 3), float64.
             size: Height and width of the next one; the same where not given.
+
+        Raises:
+            InputError: If the matrix has another shape, holds something else than finite numbers or cannot be undone,
+                or the size is not two whole numbers above 0.
         """
-        self.matrix = geometry.compose(self.matrix, matrix)
-        self.size = self.size if size is None else size
+        self.matrix = geometry.compose(self.matrix, _checked_matrix(matrix))
+        self.size = self.size if size is None else _checked_size(size)
 
     def finish(self, sample: int, image: int, epoch: int) -> SamplePlan:
-        """Returns the plan."""
-        return SamplePlan(
-            sample, image, epoch, self.source_size, self.size, self.matrix, self.fill, tuple(self.photometric)
-        )
+        """Returns the plan.
+
+        Raises:
+            InputError: If all steps together leave a matrix or a size that a single one could not have.
+        """
+        matrix, size = _checked_matrix(self.matrix), _checked_size(self.size)
+        return SamplePlan(sample, image, epoch, self.source_size, size, matrix, self.fill, tuple(self.photometric))
+
+
+def _checked_matrix(matrix: ArrayLike) -> geometry.Matrix:
+    try:
+        checked = np.asarray(matrix, dtype=np.float64)
+    except (TypeError, ValueError):
+        checked = np.zeros(0)
+    if checked.shape == (2, 3):
+        (a, b, tx), (c, d, ty) = checked.tolist()
+        if math.isfinite(tx) and math.isfinite(ty) and 0 < abs(a * d - b * c) < math.inf:
+            return checked
+    got = matrix.tolist() if isinstance(matrix, np.ndarray) else matrix
+    raise InputError(f"expected a (2, 3) matrix of finite numbers that can be undone, got {shorten(got)}")
+
+
+def _checked_size(size: Size) -> Size:
+    if isinstance(size, list | tuple) and len(size) == 2:
+        height, width = size
+        if all(isinstance(edge, int | np.integer) and edge >= 1 for edge in size):
+            return int(height), int(width)
+    raise InputError(f"expected a height and a width in whole pixels, at least 1, got {shorten(size)}")
 
 
 def _halvings(column: np.ndarray, length: int) -> int:

@@ -13,7 +13,7 @@ from dpipe.arguments import check_arguments
 from dpipe.colours import Brightness, Color, Contrast, Equalize
 from dpipe.errors import InputError
 from dpipe.geometric import Rotate, Shear, Translate
-from dpipe.operation import Colour, Operation, check_colour, check_level
+from dpipe.operation import Colour, Operation, apply, check_colour, check_level
 from dpipe.plan import Draft, SamplePlan, Size
 from dpipe.registry import TRANSFORMS
 from dpipe.rng import AUGMENT, check_number, random_stream
@@ -53,7 +53,7 @@ class AutoAugment(Operation):
     def apply(self, draft: Draft) -> None:
         """See the class."""
         for operation in self.policies[int(draft.rng.integers(len(self.policies)))]:
-            operation.apply(draft)
+            apply(operation, draft)
 
 
 @TRANSFORMS.register
@@ -119,7 +119,7 @@ class RandAugment(Operation):
         least, most = self._levels()
         for _ in range(self.num_ops):
             operation = operations[int(draft.rng.integers(len(operations)))]
-            operation.at_level(float(draft.rng.uniform(least, most))).apply(draft)
+            apply(operation.at_level(float(draft.rng.uniform(least, most))), draft)
 
     def _levels(self) -> tuple[float, float]:
         """The ends of the range of levels, equal for a single one."""
@@ -243,12 +243,12 @@ class Augment:
                 ``needs_boxes``, and none where not given.
 
         Raises:
-            InputError: For a number out of range.
+            InputError: For a number out of range, and for a matrix or a size that an operation must not make.
         """
         for name, number in (("seed", seed), ("epoch", epoch), ("sample", sample)):
             check_number(name, number)
         height, width = source_size
         draft = Draft((int(height), int(width)), random_stream(AUGMENT, seed, epoch, sample), boxes)
         for operation in self.operations:
-            operation.apply(draft)
+            apply(operation, draft)
         return draft.finish(sample, sample if image is None else image, epoch)

@@ -1,5 +1,6 @@
 import math
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -416,6 +417,51 @@ class Own(Operation):
 
     def apply(self, draft: Draft) -> None:
         """Nothing."""
+
+
+@dataclass(frozen=True)
+class Step(Operation):
+    """An operation of a user's, with a mistake in it."""
+
+    matrix: Any
+    size: object = None
+
+    def apply(self, draft: Draft) -> None:
+        """Makes the mistake."""
+        draft.transform(self.matrix, self.size)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "matrix",
+    [
+        np.eye(3),
+        np.eye(2),
+        np.zeros((2, 3)),
+        np.ones((2, 3)),  # flattens the plane
+        geometry.translation(math.nan, 0),
+        geometry.translation(0, math.inf),
+        geometry.scaling(math.inf, 1),
+        [[1.0, 0.0, 0.0], [0.0]],
+    ],
+)
+def test_a_wrong_matrix_is_refused_by_the_name_of_its_operation(matrix: Any) -> None:
+    message = r"Step: expected a \(2, 3\) matrix of finite numbers that can be undone, got \["
+    with pytest.raises(InputError, match=f"^{message}"):
+        draw(RandomFlip(), Step(matrix))
+    with pytest.raises(InputError, match=f"^AutoAugment: {message}"):
+        draw(AutoAugment([[Step(matrix)]]))
+
+
+@pytest.mark.parametrize("size", [(0, 5), (5, -1), (5.0, 5), (5,), 5, "ab", (math.nan, 3)])
+def test_a_wrong_size_is_refused_by_the_name_of_its_operation(size: object) -> None:
+    with pytest.raises(InputError, match=r"^Step: expected a height and a width in whole pixels, at least 1, got "):
+        draw(Step(geometry.identity(), size))
+
+
+def test_steps_that_together_cannot_be_undone_are_refused() -> None:
+    with pytest.raises(InputError, match=r"^expected a .* matrix of finite numbers that can be undone"):
+        draw(*[Step(geometry.scaling(1e-60, 1e-60))] * 3)
+    assert draw(Step(geometry.identity(), (np.int64(5), 6))).size == (5, 6)
 
 
 def test_arguments_of_another_right_type() -> None:
