@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -13,6 +13,8 @@ import numpy as np
 import orjson
 from PIL import Image
 
+from converters.report import counted
+from converters.runner import OnError
 from dpipe.coco import CocoIndex, image_path
 from dpipe.decode import EXIF_ORIENTATION, PILLOW_ERRORS, UNREADABLE, decode_image
 from dpipe.encode import SUFFIXES, Encoding, encode_image, psnr
@@ -30,11 +32,13 @@ class Job:
     """One image to transcode.
 
     Attributes:
+        name: As annotations have it: relative to the folder of images.
         source: Its file.
         target: The file to write.
         size: Height and width that the annotations give; None without annotations.
     """
 
+    name: str
     source: Path
     target: Path
     size: Size | None
@@ -82,6 +86,7 @@ class TranscodeReport:
         worst_psnr: The least of all.
         worst: The file written that has it.
         annotations: COCO JSON files written.
+        skipped: One line per image that was left out because of an error.
     """
 
     images: int
@@ -91,9 +96,12 @@ class TranscodeReport:
     worst_psnr: float
     worst: Path
     annotations: Sequence[Path]
+    skipped: Sequence[str] = ()
 
 
-def plan_transcoding(images: Path, output: Path, encoding: Encoding, annotations: Sequence[Path] = ()) -> TranscodePlan:
+def plan_transcoding(
+    images: Path, output: Path, encoding: Encoding, annotations: Sequence[Path] = (), *, overwrite: bool = False
+) -> TranscodePlan:
     """Decides which files become which, and checks all that can be checked before the work.
 
     Args:
@@ -103,10 +111,11 @@ def plan_transcoding(images: Path, output: Path, encoding: Encoding, annotations
         annotations: COCO JSON files whose file names are relative to ``images``. Where given, the images that they
             name are taken, instead of all below the folder, and each file is to be written into ``output`` with the
             new names.
+        overwrite: Write into a folder that holds something; files of the same names are replaced, others stay.
 
     Raises:
-        InputError: For a folder without images, files that would take each other's place, or a folder that cannot be
-            written.
+        InputError: For a folder without images, files that would take each other's place, or an output folder that
+            holds something or cannot be written.
     """
     if not images.is_dir():
         raise InputError(f"{images}: no such folder of images")
@@ -116,15 +125,26 @@ def plan_transcoding(images: Path, output: Path, encoding: Encoding, annotations
     sizes = _annotated(images, annotations) if annotations else dict.fromkeys(_found(images))
     if not sizes:
         raise InputError(f"{images}: expected at least one image, found none")
-    jobs = [Job(image_path(images, name), output / renamed(name, encoding), sizes[name]) for name in sorted(sizes)]
+    jobs = [
+        Job(name, image_path(images, name), output / renamed(name, encoding), sizes[name]) for name in sorted(sizes)
+    ]
     written = [(source, output / source.name) for source in annotations]
     _check_targets([(job.source, job.target) for job in jobs] + written)
     check_writable(output)
+    if not overwrite and any(output.iterdir()):
+        raise InputError(
+            f"{output}: is not empty: expected a new or an empty folder, or --overwrite, which replaces files of the "
+            "same names and keeps the others"
+        )
     return TranscodePlan(encoding, jobs, written)
 
 
 def run_transcoding(
-    plan: TranscodePlan, *, nproc: int = 1, advance: Callable[[int], None] = lambda count: None
+    plan: TranscodePlan,
+    *,
+    nproc: int = 1,
+    on_error: OnError = "fail",
+    advance: Callable[[int], None] = lambda count: None,
 ) -> TranscodeReport:
     """Writes the images, each whole or not at all, then the annotations.
 
@@ -133,37 +153,49 @@ def run_transcoding(
     Args:
         plan: What to do.
         nproc: Images in work at a time.
+        on_error: ``fail`` ends with the first error; ``skip`` leaves the image out, of the annotations too: an image
+            without its file ends training, and objects without their image are errors.
         advance: Called with the number of images done since its last call.
 
     Raises:
-        BadSampleError: For the first image, by name, that cannot be used.
-        InputError: For an image that the format cannot hold.
+        BadSampleError: For the first image, by name, that cannot be used, unless it is to be skipped.
+        InputError: For an image that the format cannot hold, unless it is to be skipped, and where none is left.
         OSError: Where a file cannot be written.
     """
     cv2.setNumThreads(1)
-    results = []
+    results: list[tuple[Job, Transcoded]] = []
+    errors: dict[str, InputError] = {}
     # Threads suffice: decoding and encoding let go of Python's lock.
     pool = ThreadPoolExecutor(nproc, thread_name_prefix="dpipe-transcode")
     try:
         tasks = [pool.submit(transcode_image, job, plan.encoding) for job in plan.jobs]
-        for task in tasks:
-            results.append(task.result())
+        for job, task in zip(plan.jobs, tasks, strict=True):
+            try:
+                results.append((job, task.result()))
+            except InputError as error:
+                if on_error == "fail":
+                    raise
+                errors[job.name] = error
             advance(1)
     finally:
         # Also where the user breaks off: what has begun is written whole, what has not begun never is.
         pool.shutdown(wait=True, cancel_futures=True)
+    if not results:
+        first = next(iter(errors.values()))
+        raise InputError(f"none of {counted(len(errors), 'image')} could be written, such as {first}")
     for source, target in plan.annotations:
-        write_whole(target, _renamed_annotations(source, plan.encoding))
-    changed = [result.psnr for result in results if math.isfinite(result.psnr)]
-    worst = min(range(len(results)), key=lambda number: results[number].psnr)
+        write_whole(target, _renamed_annotations(source, plan.encoding, errors.keys()))
+    changed = [result.psnr for _, result in results if math.isfinite(result.psnr)]
+    worst_job, worst = min(results, key=lambda each: each[1].psnr)
     return TranscodeReport(
         images=len(results),
-        before=sum(result.before for result in results),
-        after=sum(result.after for result in results),
+        before=sum(result.before for _, result in results),
+        after=sum(result.after for _, result in results),
         mean_psnr=sum(changed) / len(changed) if changed else math.inf,
-        worst_psnr=results[worst].psnr,
-        worst=plan.jobs[worst].target,
+        worst_psnr=worst.psnr,
+        worst=worst_job.target,
         annotations=[target for _, target in plan.annotations],
+        skipped=[str(error) for error in errors.values()],
     )
 
 
@@ -266,12 +298,17 @@ def _orientation(image: Image.Image) -> int:
         return 1  # damaged: decoding tells
 
 
-def _renamed_annotations(source: Path, encoding: Encoding) -> bytes:
-    """Returns a COCO JSON file with the new names, and all else as it was."""
+def _renamed_annotations(source: Path, encoding: Encoding, left_out: Collection[str]) -> bytes:
+    """Returns a COCO JSON file with the new names, without images that were left out, and all else as it was."""
     try:
         content = orjson.loads(source.read_bytes())
     except orjson.JSONDecodeError as error:
         raise InputError(f"{source}: no valid JSON: {error}") from None
+    if left_out:
+        images = content["images"]
+        content["images"] = [image for image in images if image["file_name"] not in left_out]
+        lost = {image["id"] for image in images if image["file_name"] in left_out}
+        content["annotations"] = [row for row in content["annotations"] if row["image_id"] not in lost]
     for image in content["images"]:
         image["file_name"] = renamed(image["file_name"], encoding)
     return orjson.dumps(content)

@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from converters.progress import progress
+from converters.report import counted
 from converters.signals import exit_on_sigterm
+from dpipe.cli_common import FailOrSkip
 from dpipe.cli_errors import one_line_errors
 
 if TYPE_CHECKING:
@@ -64,11 +66,26 @@ def transcode(
             "-a",
             metavar="FILE",
             help="COCO JSON whose file names are relative to IMAGES: only the images it names are taken, and it is "
-            "written into OUT under its own name, with the new file names in it. May be repeated",
+            "written into OUT under its own name, with the new file names in it and without images that were left "
+            "out. May be repeated",
             show_default=False,
         ),
     ] = None,
     nproc: Annotated[int | None, typer.Option(min=1, help="Images in work at a time (default: all cores)")] = None,
+    on_error: Annotated[
+        FailOrSkip,
+        typer.Option(
+            help="Whether a bad image ends the command, or is left out, of the annotations in OUT too, and listed at "
+            "the end"
+        ),
+    ] = FailOrSkip.fail,
+    overwrite: Annotated[
+        bool,
+        typer.Option(
+            "--overwrite",
+            help="Write into a folder that is not empty: files of the same names are replaced, all others stay",
+        ),
+    ] = False,
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error")] = False,
 ) -> None:
     """Write a data set's images in another format, under the same names with another ending."""
@@ -78,9 +95,9 @@ def transcode(
         from dpipe.transcode import plan_transcoding, run_transcoding
 
         encoding = Encoding(to.value, quality, lossless)
-        plan = plan_transcoding(images, output, encoding, annotations or ())
+        plan = plan_transcoding(images, output, encoding, annotations or (), overwrite=overwrite)
         with progress(f"writing {to.value}", len(plan.jobs), shown=True) as advance:
-            report = run_transcoding(plan, nproc=nproc or available_cores(), advance=advance)
+            report = run_transcoding(plan, nproc=nproc or available_cores(), on_error=on_error.value, advance=advance)
     _show(report)
 
 
@@ -105,6 +122,11 @@ def _show(report: TranscodeReport) -> None:
         typer.echo(f"worst: {_printable(report.worst)}")
     for path in report.annotations:
         typer.echo(f"annotations: {_printable(path)}")
+    if report.skipped:
+        also = ", from the annotations too" if report.annotations else ""
+        typer.echo(f"left out {counted(len(report.skipped), 'image')} because of errors{also}:", err=True)
+        for line in report.skipped:
+            typer.echo(f"  {line}", err=True)
 
 
 def _megabytes(count: int) -> str:

@@ -271,7 +271,7 @@ def test_files_that_would_become_one_are_told(images: Path, tmp_path: Path) -> N
 
 def test_bad_input_is_told_in_one_line(images: Path, tmp_path: Path) -> None:
     def error(*arguments: object) -> str:
-        result = run(images, tmp_path / "out", "--to", "jp2", *arguments)
+        result = run(images, tmp_path / "out", "--to", "jp2", "--overwrite", *arguments)
         assert result.exit_code == 2
         message = [line for line in result.stderr.splitlines() if line.startswith("error: ")]
         assert len(message) == 1
@@ -298,6 +298,51 @@ def test_bad_input_is_told_in_one_line(images: Path, tmp_path: Path) -> None:
         plan_transcoding(tmp_path / "nowhere", tmp_path / "out", Encoding("jp2"))
     with pytest.raises(InputError, match="expected at least one image, found none"):
         plan_transcoding(images / "labels", tmp_path / "out", Encoding("jp2"))
+
+
+def test_bad_images_are_left_out_of_the_annotations_too(images: Path, tmp_path: Path) -> None:
+    (images / "2.png").write_text("no image")
+    Image.new("RGB", (16400, 2)).save(images / "wide.png")
+    records = [("1.one.png", SIZES[1]), ("2.png", (9, 9)), ("3.one.png", SIZES[3]), ("wide.png", (2, 16400))]
+    path = annotate(tmp_path / "a.json", records)
+    content = json.loads(path.read_text())
+    content["annotations"] = [{**content["annotations"][0], "id": 7 + image, "image_id": image} for image in range(3)]
+    path.write_text(json.dumps(content))
+    result = run(images, tmp_path / "out", "--to", "webp", "-a", path, "--on-error", "skip")
+    assert result.exit_code == 0, result.output
+    assert names(tmp_path / "out") == ["1.one.webp", "3.one.webp", "a.json"]
+    after = json.loads((tmp_path / "out" / "a.json").read_text())
+    assert [(image["id"], image["file_name"]) for image in after["images"]] == [(0, "1.one.webp"), (2, "3.one.webp")]
+    assert [row["id"] for row in after["annotations"]] == [7, 9]
+    title, *lines = result.stderr.splitlines()
+    assert title == "left out 2 images because of errors, from the annotations too:"
+    assert lines[0] == f"  {images / '2.png'}: no image in a known format, or corrupt"
+    assert lines[1].startswith(f"  {images / 'wide.png'}: it cannot be written as webp: ")
+
+
+def test_where_no_image_is_left_that_is_an_error(images: Path, tmp_path: Path) -> None:
+    path = annotate(tmp_path / "a.json", [("gone.png", (3, 4))])
+    result = run(images, tmp_path / "out", "--to", "jp2", "-a", path, "--on-error", "skip")
+    assert result.exit_code == 2
+    assert result.stderr == (
+        f"error: none of 1 image could be written, such as {images / 'gone.png'}: no such image file\n"
+    )
+    assert names(tmp_path / "out") == []
+
+
+def test_a_folder_that_holds_something_is_written_into_only_when_told(images: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    path = annotate(tmp_path / "a.json", [("1.one.png", SIZES[1])])
+    out.mkdir()
+    (out / "a.json").write_text("mine")
+    (out / "1.one.webp").write_text("mine too")
+    result = run(images, out, "--to", "jp2", "-a", path)
+    assert result.exit_code == 2
+    assert result.stderr.startswith(f"error: {out}: is not empty: expected a new or an empty folder, or --overwrite")
+    assert (out / "a.json").read_text() == "mine"
+    assert run(images, out, "--to", "jp2", "-a", path, "--overwrite").exit_code == 0
+    assert names(out) == ["1.one.jp2", "1.one.webp", "a.json"]
+    assert len(json.loads((out / "a.json").read_text())["images"]) == 1
 
 
 def test_images_beyond_a_formats_limits_are_told(tmp_path: Path) -> None:
