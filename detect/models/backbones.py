@@ -5,7 +5,6 @@ Legend: N images, H, W their padded size, C_l channels and s_l stride of output 
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from typing import Literal
 
@@ -13,9 +12,8 @@ from torch import Tensor, nn
 from torchvision.models.resnet import BasicBlock, Bottleneck
 
 from detect.models.arguments import Count
-from detect.models.checkpoints import load_weights
+from detect.models.backbone_parts import check_stages, hold_in_evaluation, load_backbone
 from detect.models.layers import kaiming_init
-from detect.models.pretrained import resolve_pretrained
 from detect.registry import MODELS
 from dpipe.errors import InputError
 
@@ -24,6 +22,7 @@ BLOCKS: dict[int, tuple[type[BasicBlock] | type[Bottleneck], tuple[int, int, int
     34: (BasicBlock, (3, 4, 6, 3)),
     50: (Bottleneck, (3, 4, 6, 3)),
     101: (Bottleneck, (3, 4, 23, 3)),
+    152: (Bottleneck, (3, 8, 36, 3)),
 }
 
 
@@ -34,7 +33,7 @@ class ResNet(nn.Module):
     Parameters have the names that torchvision and OpenMMLab share (``layer1.0.conv1.weight``), so both load.
 
     Args:
-        depth: 18, 34, 50 or 101.
+        depth: 18, 34, 50, 101 or 152.
         base_channels: Channels of the stem; stage i has ``base_channels * 2**i``, in deep ResNets four times as many at
             its end.
         num_stages: How many of the four stages there are.
@@ -118,12 +117,7 @@ class ResNet(nn.Module):
     def train(self, mode: bool = True) -> ResNet:
         """Switches to training or evaluation, but for what ``frozen_stages`` and ``norm_eval`` hold in evaluation."""
         super().train(mode)
-        for part in self._frozen_parts():
-            part.eval()
-        if self.norm_eval:
-            for module in self.modules():
-                if isinstance(module, nn.BatchNorm2d):
-                    module.eval()
+        hold_in_evaluation(self._frozen_parts(), self if self.norm_eval else None)
         return self
 
     def _frozen_parts(self) -> list[nn.Module]:
@@ -138,21 +132,8 @@ class ResNet(nn.Module):
         Its classifier and stages not built here may be left out, and biases of convolutions, which files converted from
         Caffe have: the BatchNorm that follows each convolution has the bias that counts.
         """
-        source = resolve_pretrained(pretrained, f"resnet{depth}")
-        report = load_weights(self, source)
-        absent = tuple(f"layer{i + 1}." for i in range(len(self.stages), 4))
-        strangers = [
-            name
-            for name, _ in report.left_out
-            if not name.startswith(("fc.", *absent)) and not re.search(r"(conv\d|downsample\.0)\.bias$", name)
-        ]
-        wrong = strangers + report.missing
-        if wrong:
-            more = f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""
-            raise InputError(
-                f"pretrained {pretrained!r} does not fit a ResNet of depth {depth}: "
-                f"{', '.join(wrong[:3])}{more} missing, unknown or of another shape"
-            )
+        absent = "".join(rf"|layer{i + 1}\." for i in range(len(self.stages), 4))
+        load_backbone(self, pretrained, f"resnet{depth}", unused=rf"fc\.{absent}|.*(conv\d|downsample\.0)\.bias$")
 
 
 def _check_arguments(depth: int, num_stages: int, out_indices: Sequence[int], frozen_stages: int) -> None:
@@ -161,11 +142,7 @@ def _check_arguments(depth: int, num_stages: int, out_indices: Sequence[int], fr
         raise InputError(f"ResNet has depth {', '.join(map(str, BLOCKS))}, got {depth}")
     if not 1 <= num_stages <= 4:
         raise InputError(f"ResNet has 1 to 4 stages, got num_stages {num_stages}")
-    indices = list(out_indices)
-    if not indices or indices != sorted(set(indices)) or not 0 <= indices[0] <= indices[-1] < num_stages:
-        raise InputError(f"out_indices must be rising stage numbers from 0 to {num_stages - 1}, got {indices}")
-    if not -1 <= frozen_stages <= num_stages:
-        raise InputError(f"frozen_stages must be from -1 to {num_stages}, got {frozen_stages}")
+    check_stages("ResNet", out_indices, frozen_stages, num_stages)
 
 
 def _make_stage(

@@ -48,7 +48,7 @@ def test_full_size_names_shapes_and_frozen_tensors(parity, key_file, arguments):
     assert frozen == set(keys.json("_summary")[key_file]["frozen_tensors"])
 
 
-@pytest.mark.parametrize("depth", [34, 101])
+@pytest.mark.parametrize("depth", [34, 101, 152])
 def test_names_are_torchvisions(depth):
     with torch.device("meta"):
         model = ResNet(depth)
@@ -110,7 +110,7 @@ def test_random_weights_begin_as_identity_branches():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"depth": 77}, "depth 18, 34, 50, 101, got 77"),
+        ({"depth": 77}, "depth 18, 34, 50, 101, 152, got 77"),
         ({"num_stages": 5}, "num_stages 5"),
         ({"out_indices": [0, 4]}, r"from 0 to 3, got \[0, 4\]"),
         ({"out_indices": [2, 1]}, "rising"),
