@@ -21,9 +21,6 @@ from dpipe.loader import BackendName
 from dpipe.policy import Augment, AutoAugment
 from dpipe.polygons import Polygons
 from dpipe.preview_samples import PreviewSample, preview_samples
-from dpipe.problems import Problem, report
-from dpipe.recipes import Recipe
-from dpipe.registry import TRANSFORMS, import_module
 
 TILE_WIDTH, TILE_HEIGHT = 480, 400
 GAP = 8
@@ -87,34 +84,6 @@ def contact_sheet(
     )
     tiles = [_tile(sample, index.class_names) for sample in samples]
     return _arrange(tiles, min(columns, len(tiles)))
-
-
-def recipe_augment(recipe: Recipe) -> Augment:
-    """Builds the augmentation that a recipe trains with.
-
-    Args:
-        recipe: Its ``data.train_transforms`` are built, after its ``custom_imports`` were imported.
-
-    Raises:
-        InputError: If they are missing or wrong; all problems are told together.
-    """
-    transforms = recipe.values.get("data")
-    transforms = transforms.get("train_transforms") if isinstance(transforms, dict) else None
-    if not isinstance(transforms, list):
-        raise InputError(f"{recipe.name}: expected a list of transforms in data.train_transforms")
-    for module in recipe.values.get("custom_imports") or []:
-        import_module(str(module))
-    problems: list[Problem] = []
-    for number, transform in enumerate(transforms):
-        problems += TRANSFORMS.check(transform, ("data", "train_transforms", number))
-    if problems:
-        raise InputError(report(recipe.name, problems, recipe.where))
-    return Augment(
-        [
-            TRANSFORMS.build(transform, path=("data", "train_transforms", number), where=recipe.where)
-            for number, transform in enumerate(transforms)
-        ]
-    )
 
 
 def check_picture_name(path: Path) -> None:

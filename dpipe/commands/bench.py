@@ -34,7 +34,7 @@ def bench(
         typer.Option(
             metavar="RECIPE",
             help="Recipe, a file or a shipped name, whose data.train_transforms are measured (default: those that "
-            "dpipe preview shows, normalised)",
+            "dpipe preview shows, normalised). Checked are custom_imports and all data.*_transforms",
         ),
     ] = None,
     backend: Annotated[BackendChoice, typer.Option(help="What makes the pixels")] = BackendChoice.opencv,
@@ -68,7 +68,8 @@ def bench(
         from dpipe.files import check_writable_file, write_whole
         from dpipe.loader import BackendName
         from dpipe.policy import Augment, Normalize, Pad
-        from dpipe.preview import DEFAULT_AUGMENT, recipe_augment
+        from dpipe.preview import DEFAULT_AUGMENT
+        from dpipe.recipe_transforms import recipe_augment
         from dpipe.recipes import load_recipe
 
         if json_file is not None:

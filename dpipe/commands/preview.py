@@ -49,7 +49,8 @@ def preview(
         typer.Option(
             metavar="RECIPE",
             help="Recipe, a file or a shipped name, whose data.train_transforms are shown (default: Rotate, Translate, "
-            "Shear, Color, Brightness, Contrast and Equalize in turn, then Resize to 800x600 and RandomFlip)",
+            "Shear, Color, Brightness, Contrast and Equalize in turn, then Resize to 800x600 and RandomFlip). Checked "
+            "are custom_imports and all data.*_transforms; what else it holds is its trainer's: see detect config",
         ),
     ] = None,
     raw: Annotated[bool, typer.Option("--raw", help="Show the data set as it is, without any augmentation")] = False,
@@ -67,8 +68,9 @@ def preview(
         from dpipe.errors import InputError
         from dpipe.files import check_writable_file, write_whole
         from dpipe.policy import Augment
-        from dpipe.preview import DEFAULT_AUGMENT, check_picture_name, contact_sheet, recipe_augment, write_image
+        from dpipe.preview import DEFAULT_AUGMENT, check_picture_name, contact_sheet, write_image
         from dpipe.preview_page import preview_page
+        from dpipe.recipe_transforms import recipe_augment
         from dpipe.recipes import load_recipe
 
         if raw and config is not None:

@@ -245,13 +245,40 @@ def test_a_picture_too_large_for_its_format_is_told(tmp_path: Path, ending: str)
 def test_all_mistakes_in_a_recipes_transforms_are_told(data: tuple[Path, Path], tmp_path: Path) -> None:
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text(
+        "custom_imports: [no.such.module]\n"
         "data:\n  train_transforms:\n    - {type: Rotat, level: 5}\n    - {type: RandomFlip, probability: 1.0}\n"
+        "    - {type: RandomFlip, prob: 2.0}\n    - {type: Resize, scale: [0, 5]}\n"
+        "  test_transforms:\n    - {type: Resize, scal: [9, 5]}\n"
     )
     result = run(*data, "-o", tmp_path / "sheet.png", "--config", recipe)
     assert result.exit_code == 2
-    assert "'Rotate'" in result.stderr
-    assert "unknown argument of RandomFlip" in result.stderr
-    assert "recipe.yaml:3" in result.stderr
+    title, *lines = result.stderr.splitlines()
+    assert title == f"error: 7 problems in {recipe}:"
+    for line, told in zip(
+        lines,
+        [
+            "recipe.yaml:1: custom_imports.0: cannot import",
+            "recipe.yaml:4: data.train_transforms.0.type: ",
+            "recipe.yaml:5: data.train_transforms.1.probability: unknown argument of RandomFlip",
+            "recipe.yaml:6: data.train_transforms.2: ",
+            "recipe.yaml:7: data.train_transforms.3: ",
+            "recipe.yaml:9: data.test_transforms.0.scal: unknown argument of Resize; did you mean 'scale'?",
+            "recipe.yaml:9: data.test_transforms.0: Resize needs 'scale'",
+        ],
+        strict=True,
+    ):
+        assert told in line
+    recipe.write_text("custom_imports: os.path\ndata:\n  train_transforms: []\n")
+    result = run(*data, "-o", tmp_path / "sheet.png", "--config", recipe)
+    assert "recipe.yaml:1: custom_imports: expected a list of modules" in result.stderr
+
+
+def test_a_senseless_order_of_transforms_is_told_with_its_place(data: tuple[Path, Path], tmp_path: Path) -> None:
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text("data:\n  train_transforms:\n    - {type: Pad, size_divisor: 32}\n    - {type: RandomFlip}\n")
+    result = run(*data, "-o", tmp_path / "sheet.png", "--config", recipe)
+    assert result.exit_code == 2
+    assert f"error: {recipe}:2: data.train_transforms: " in result.stderr
 
 
 def test_a_recipe_without_transforms_is_told(data: tuple[Path, Path], tmp_path: Path) -> None:
