@@ -25,6 +25,7 @@ from detect.models.detections import Detections, to_original
 from detect.models.interfaces import Proposals
 from detect.models.layers import ConvModule
 from detect.models.losses import CrossEntropyLoss, FocalLoss, IoULoss
+from detect.models.nms import Suppression, suppression
 from detect.models.ranks import mean_over_ranks
 from detect.registry import MODELS
 from dpipe.errors import InputError
@@ -124,6 +125,8 @@ class FCOSHead(nn.Module):
         train_max_per_img: Proposals of an image after NMS in training.
         test_nms_pre: The same in evaluation.
         test_max_per_img: The same in evaluation.
+        nms: How detections (not proposals) that overlap are thinned out; NMS within each class without one. ``nms_iou``
+            is its threshold.
 
     Raises:
         InputError: If there are not as many ranges as levels, a range is empty, or groups do not divide the channels.
@@ -157,6 +160,7 @@ class FCOSHead(nn.Module):
         train_max_per_img: Count = 1000,
         test_nms_pre: Count = 1000,
         test_max_per_img: Count = 1000,
+        nms: Suppression | None = None,
     ) -> None:
         super().__init__()
         _check_ranges(regress_ranges, len(strides))
@@ -183,6 +187,7 @@ class FCOSHead(nn.Module):
         self.train_max_per_img = train_max_per_img
         self.test_nms_pre = test_nms_pre
         self.test_max_per_img = test_max_per_img
+        self.nms = suppression(nms, "FCOSHead")
         # On the device with the model, so that no iteration copies them there; no part of checkpoints.
         self.regress_ranges: Tensor
         ranges = torch.tensor([list(r) for r in regress_ranges], dtype=torch.float32)
@@ -239,8 +244,8 @@ class FCOSHead(nn.Module):
             found = self._candidates(outputs, points, i, target, self.nms_pre, self.score_thr)
             # In the original image's coordinates the suppression may decide otherwise by a rounding.
             boxes = to_original(found.boxes, target)
-            kept = group_nms(boxes, found.scores, found.labels, self.nms_iou, self.max_per_img)
-            detections.append(Detections(boxes[kept], found.scores[kept], found.labels[kept]))
+            kept, scores = self.nms.suppress(boxes, found.scores, found.labels, self.nms_iou, self.max_per_img)
+            detections.append(Detections(boxes[kept], scores, found.labels[kept]))
         return detections
 
     def propose(self, features: Sequence[Tensor], targets: Sequence[Target]) -> list[Proposals]:

@@ -16,10 +16,11 @@ import torch
 from torch import Tensor
 
 from detect.models.assign import Assigner, LossSampler, Sampler, Samples, sample_rois
-from detect.models.boxes import group_nms, image_bounds, regression_loss
+from detect.models.boxes import image_bounds, regression_loss
 from detect.models.detections import Detections, to_original
 from detect.models.interfaces import BBoxHead
 from detect.models.losses import accuracy
+from detect.models.nms import Suppression
 from detect.models.samplers import needs_losses
 
 if TYPE_CHECKING:
@@ -151,6 +152,7 @@ def detect_boxes(
     counts: Sequence[int],
     *,
     score_thr: float,
+    nms: Suppression,
     nms_iou: float,
     max_per_img: int,
     rescale: bool,
@@ -165,7 +167,8 @@ def detect_boxes(
         targets: N targets, for the images' sizes.
         counts: How many of the RoIs are each image's.
         score_thr: A class's probability must be greater.
-        nms_iou: Of two boxes of a class with a greater IoU only the better is kept.
+        nms: Thins out boxes that overlap.
+        nms_iou: Its threshold.
         max_per_img: How many an image keeps.
         rescale: Whether boxes are brought back to the original image, which happens before the suppression.
     """
@@ -180,7 +183,7 @@ def detect_boxes(
         if rescale:
             boxes = to_original(boxes, target)
         image_scores = scores[rows, labels]
-        kept = group_nms(boxes, image_scores, labels, nms_iou, max_per_img)
-        detections.append(Detections(boxes[kept], image_scores[kept], labels[kept]))
+        kept, kept_scores = nms.suppress(boxes, image_scores, labels, nms_iou, max_per_img)
+        detections.append(Detections(boxes[kept], kept_scores, labels[kept]))
         start += count
     return detections

@@ -26,6 +26,7 @@ from detect.models.assign import Assigner, LossSampler, MaxIoUAssigner, RandomSa
 from detect.models.boxes import boxes_to_rois, image_bounds
 from detect.models.detections import Detections
 from detect.models.interfaces import BBoxHead, MaskHead
+from detect.models.nms import Suppression, suppression
 from detect.models.roi_heads.boxes import box_losses, detect_boxes, refine_rois, roi_labels, sample_images
 from detect.models.roi_heads.masks import predict_masks, sampled_mask_loss, with_masks
 from detect.models.samplers import check_sampler
@@ -55,6 +56,8 @@ class CascadeRoIHead(nn.Module):
         nms_iou: Of two detections of a class with a greater IoU only the better is kept.
         max_per_img: Detections of an image at most.
         mask_thr: From this probability on a pixel belongs to the object.
+        nms: How detections that overlap are thinned out; NMS within each class without one. ``nms_iou`` is its
+            threshold.
     """
 
     def __init__(
@@ -70,6 +73,7 @@ class CascadeRoIHead(nn.Module):
         nms_iou: Probability = 0.5,
         max_per_img: Count = 100,
         mask_thr: Probability = 0.5,
+        nms: Suppression | None = None,
     ) -> None:
         super().__init__()
         if assigner is None:
@@ -100,6 +104,7 @@ class CascadeRoIHead(nn.Module):
         self.nms_iou = nms_iou
         self.max_per_img = max_per_img
         self.mask_thr = mask_thr
+        self.nms = suppression(nms, "CascadeRoIHead")
 
     def sample(
         self, features: Sequence[Tensor], proposals: Sequence[Tensor], targets: Sequence[Target]
@@ -154,6 +159,7 @@ class CascadeRoIHead(nn.Module):
             targets,
             [len(p) for p in proposals],
             score_thr=self.score_thr,
+            nms=self.nms,
             nms_iou=self.nms_iou,
             max_per_img=self.max_per_img,
             rescale=self.mask_head is None,

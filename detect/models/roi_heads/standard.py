@@ -14,6 +14,7 @@ from detect.models.assign import Assigner, LossSampler, MaxIoUAssigner, RandomSa
 from detect.models.boxes import boxes_to_rois
 from detect.models.detections import Detections
 from detect.models.interfaces import BBoxHead, MaskHead
+from detect.models.nms import Suppression, suppression
 from detect.models.roi_heads.boxes import box_losses, detect_boxes, sample_images
 from detect.models.roi_heads.masks import predict_masks, sampled_mask_loss, with_masks
 from detect.models.samplers import check_sampler
@@ -39,6 +40,8 @@ class StandardRoIHead(nn.Module):
         nms_iou: Of two detections of a class with a greater IoU only the better is kept.
         max_per_img: Detections of an image at most.
         mask_thr: From this probability on a pixel belongs to the object.
+        nms: How detections that overlap are thinned out; NMS within each class without one. ``nms_iou`` is its
+            threshold.
         reg_roi_scale_factor: Grows RoIs about their centres for the features that boxes are predicted from, which the
             bbox head takes beside those for classes (Double-Head, arXiv 1904.06493, has 1.3). The level of the pyramid
             stays that of the RoI. Without one all is predicted from the same features.
@@ -56,6 +59,7 @@ class StandardRoIHead(nn.Module):
         nms_iou: Probability = 0.5,
         max_per_img: Count = 100,
         mask_thr: Probability = 0.5,
+        nms: Suppression | None = None,
         reg_roi_scale_factor: Positive | None = None,
     ) -> None:
         super().__init__()
@@ -79,6 +83,7 @@ class StandardRoIHead(nn.Module):
         self.nms_iou = nms_iou
         self.max_per_img = max_per_img
         self.mask_thr = mask_thr
+        self.nms = suppression(nms, "StandardRoIHead")
         self.reg_roi_scale_factor = reg_roi_scale_factor
 
     def sample(
@@ -117,6 +122,7 @@ class StandardRoIHead(nn.Module):
             targets,
             [len(p) for p in proposals],
             score_thr=self.score_thr,
+            nms=self.nms,
             nms_iou=self.nms_iou,
             max_per_img=self.max_per_img,
             rescale=self.mask_head is None,
