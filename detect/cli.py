@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from detect.commands.listing import describe, list_parts
+from detect.commands.summary import summary
 from detect.options import ConfigArgument, DebugOption, OverridesArgument
 from dpipe.cli_errors import one_line_errors
 from dpipe.cli_options import several_values
@@ -200,6 +201,7 @@ def convert_checkpoint_command(
 
 app.command("list")(list_parts)
 app.command("describe")(describe)
+app.command("summary")(summary)
 
 
 def _accelerator(name: AcceleratorName) -> Literal["auto", "cpu", "cuda"]:

@@ -1,0 +1,81 @@
+"""``detect summary``: the modules of a recipe's model."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from detect.options import ConfigArgument, DebugOption, OverridesArgument
+from dpipe.cli_errors import one_line_errors
+from dpipe.errors import InputError
+
+if TYPE_CHECKING:
+    from detect.summary import Row, Summary
+
+HEADINGS = ("module", "type", "output", "parameters", "trainable", "GFLOPs")
+
+
+def summary(
+    config: ConfigArgument,
+    overrides: OverridesArgument = None,
+    size: Annotated[
+        str | None,
+        typer.Option(metavar="WIDTHxHEIGHT", help="Size of the image (default: what data.test_transforms resize to)"),
+    ] = None,
+    depth: Annotated[int, typer.Option(min=0, help="Levels of modules below the model")] = 2,
+    debug: DebugOption = False,
+) -> None:
+    """Tell a model's modules: shapes, parameters, and operations at the recipe's size. Reads no weights."""
+    with one_line_errors(debug):
+        pixels = None if size is None else _pixels(size)
+        from detect.config import load_config
+        from detect.summary import summarize
+
+        for line in _lines(summarize(load_config(config, overrides or []), size=pixels, depth=depth)):
+            typer.echo(line)
+
+
+def _pixels(size: str) -> tuple[int, int]:
+    found = re.fullmatch(r"(\d{1,5})x(\d{1,5})", size)
+    if found is None or not int(found[1]) or not int(found[2]):
+        raise InputError(f"--size: expected WIDTHxHEIGHT in pixels, such as 1333x800, got {size!r}")
+    return int(found[2]), int(found[1])
+
+
+def _lines(told: Summary) -> list[str]:
+    table = [HEADINGS, *(_cells(row) for row in told.rows)]
+    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+    lines = [
+        "  ".join(
+            cell.rjust(width) if number >= 3 else cell.ljust(width)
+            for number, (cell, width) in enumerate(zip(cells, widths, strict=True))
+        )
+        for cells in table
+    ]
+    (height, width), (padded_height, padded_width) = told.size, told.padded
+    lines += [
+        "",
+        f"One image of {width}x{height} pixels, padded to {padded_width}x{padded_height}, in evaluation; "
+        f"{told.num_classes} classes, {told.classes_from}.",
+        "GFLOPs: convolutions and matrix products, a multiplication and an addition as two.",
+    ]
+    if told.num_proposals is not None:
+        lines.append(
+            f"RoI heads: {told.num_proposals} proposals, and masks of as many detections as are kept at most. "
+            "Heads that only training uses count none."
+        )
+    return lines
+
+
+def _cells(row: Row) -> tuple[str, ...]:
+    depth = row.name.count(".") + 1 if row.name else 0
+    return (
+        "  " * depth + (row.name.rpartition(".")[2] or "model"),
+        row.type,
+        row.output,
+        f"{row.parameters:,}",
+        f"{row.trainable:,}",
+        f"{row.flops / 1e9:.2f}",
+    )
