@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, fields
 from pathlib import Path, PureWindowsPath
 from typing import TYPE_CHECKING, Any
 
@@ -13,13 +13,14 @@ from numpy.typing import NDArray
 
 from dpipe.errors import InputError
 from dpipe.polygons import Polygons
+from dpipe.problems import shorten
 from dpipe.ragged import offsets_of
 
 if TYPE_CHECKING:
     from dpipe.array_file import MappedArrays
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class CocoIndex:
     """Images and instances of a COCO JSON.
 
@@ -60,10 +61,16 @@ class CocoIndex:
     annotation_ids: NDArray[np.int64]
     polygons: Polygons
     left_out: int = 0
-    mapped: MappedArrays | None = field(default=None, repr=False)
+    mapped: MappedArrays | None = None
 
     def __len__(self) -> int:
         return len(self.image_ids)
+
+    def __repr__(self) -> str:
+        return (
+            f"CocoIndex({str(self.path)!r}: {len(self)} images, {len(self.labels)} instances, "
+            f"{len(self.class_names)} classes)"
+        )
 
     @property
     def has_masks(self) -> bool:
@@ -99,11 +106,15 @@ class CocoIndex:
             cache: Whether to use stored arrays, and to store them.
 
         Raises:
-            InputError: The file cannot be read or is not COCO JSON; a record lacks a key or holds a value of the wrong
-                kind; an id or a category's name occurs twice; an annotation points to an image or category that is not
-                there; a box has a negative width or height; a coordinate is too large for float32; a segmentation is
-                malformed; the categories are not ``classes``.
+            InputError: ``path`` is no path or ``classes`` no list; the file cannot be read or is not COCO JSON; a
+                record lacks a key or holds a value of the wrong kind; an id or a category's name occurs twice; an
+                annotation points to an image or category that is not there; a box has a negative width or height; a
+                coordinate is too large for float32; a segmentation is malformed; the categories are not ``classes``.
         """
+        if not isinstance(path, str | os.PathLike):
+            raise InputError(f"CocoIndex: expected the path of a JSON, got {shorten(path)}")
+        if isinstance(classes, str):
+            raise InputError(f"CocoIndex: classes must be a list of names, got {classes!r}")
         # These modules make an index; they build on this one.
         if cache:
             from dpipe.coco_cache import load_index
@@ -111,9 +122,7 @@ class CocoIndex:
             from dpipe.coco_read import load_index
         index = load_index(Path(path))
         if classes is not None and tuple(classes) != index.class_names:
-            raise InputError(
-                f"{path}: has the classes {list(index.class_names)}, expected were {list(classes)}, in this order"
-            )
+            raise InputError(f"{path}: {_difference(index.class_names, tuple(classes))}")
         return index
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -134,6 +143,21 @@ class CocoIndex:
         return before[self.offsets[1:]] > before[self.offsets[:-1]]
 
 
+def _difference(found: tuple[str, ...], expected: tuple[str, ...]) -> str:
+    """How two lists of classes differ: both, where they are short, else where they first do."""
+    if len(found) + len(expected) <= 20:
+        return f"has the classes {list(found)}, expected were {list(expected)}, in this order"
+    place = next(
+        (place for place, pair in enumerate(zip(found, expected, strict=False)) if pair[0] != pair[1]),
+        min(len(found), len(expected)),
+    )
+    here, there = (repr(names[place]) if place < len(names) else "no more" for names in (found, expected))
+    return (
+        f"has {len(found)} classes, expected were {len(expected)}; they differ first at label {place}: "
+        f"{here}, expected was {there}"
+    )
+
+
 def image_path(root: str | os.PathLike[str], file_name: str) -> Path:
     """The path of an image, which has to stay below the image root.
 
@@ -142,10 +166,11 @@ def image_path(root: str | os.PathLike[str], file_name: str) -> Path:
     Raises:
         InputError: The name is empty or absolute, or has ``..`` in it.
     """
-    parts = file_name.replace("\\", "/").split("/")
-    absolute = file_name.startswith(("/", "\\")) or PureWindowsPath(file_name).drive != ""
-    if not file_name or absolute or ".." in parts or "\0" in file_name:
+    if "\0" not in file_name and ".." in file_name.replace("\\", "/").split("/"):
         raise InputError(
-            f"image file name {file_name!r} leaves the image folder {root}: a relative path below it was expected"
+            f"image file name {file_name!r}: '..' is not allowed, expected a path straight down from {root}"
         )
+    absolute = file_name.startswith(("/", "\\")) or PureWindowsPath(file_name).drive != ""
+    if not file_name or absolute or "\0" in file_name:
+        raise InputError(f"image file name {file_name!r}: expected a relative path below the image folder {root}")
     return Path(root, file_name)

@@ -76,6 +76,11 @@ class _Reader:
         try:
             data = orjson.loads(content)
         except orjson.JSONDecodeError as error:
+            for word in ("NaN", "Infinity"):  # which Python's json writes all the same
+                if error.doc.startswith(word, error.pos):
+                    self.fail(
+                        f"is not valid JSON: {word} in line {error.lineno}, column {error.colno} is no number of JSON"
+                    )
             self.fail(f"is not valid JSON: {error}")
         if not isinstance(data, dict):
             self.fail(f"holds a {type(data).__name__}; an object with images, annotations and categories was expected")

@@ -12,11 +12,12 @@ from contextlib import closing
 from functools import cached_property
 from itertools import compress
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import numpy as np
 import torch
 
+from dpipe.arguments import check_arguments
 from dpipe.backends.base import BatchImages, OnBadSample, share_of_cores
 from dpipe.backends.choose import BackendName, DtypeName, checked_device, checked_dtype, make_backend
 from dpipe.backends.dali_options import DaliOptions
@@ -26,8 +27,10 @@ from dpipe.errors import InputError
 from dpipe.operation import Operation
 from dpipe.plan import SamplePlan
 from dpipe.policy import Augment, Normalize, Pad
+from dpipe.problems import shorten
+from dpipe.rng import check_number
 from dpipe.sampler import BatchSampler
-from dpipe.target import MIN_SIZE, BoxSource, Target, empty_target, make_target
+from dpipe.target import MIN_SIZE, BoxSource, Target, check_options, empty_target, make_target
 
 logger = logging.getLogger("dpipe")
 
@@ -102,8 +105,8 @@ class DetectionLoader:
             index to reasons.
 
     Raises:
-        InputError: For an argument out of range, no images, a folder that is not there, or a device or backend that
-            this machine lacks.
+        InputError: For an argument of a wrong type or out of range, no images, a folder that is not there, or a device
+            or backend that this machine lacks.
     """
 
     def __init__(
@@ -114,7 +117,7 @@ class DetectionLoader:
         augment: Augment | Sequence[Operation | Normalize | Pad | Mapping[str, Any]],
         batch_size: int = 1,
         backend: BackendName = "auto",
-        device: str = "cpu",
+        device: str | torch.device = "cpu",
         shuffle: bool = True,
         seed: int = 0,
         rank: int = 0,
@@ -131,6 +134,7 @@ class DetectionLoader:
         dtype: DtypeName = "float32",
         dali: DaliOptions | None = None,
     ) -> None:
+        check_arguments(DetectionLoader, locals())
         threads = share_of_cores(world_size) if threads is None else threads
         if threads < 1:
             raise InputError(f"threads must be at least 1, got {threads}")
@@ -138,15 +142,14 @@ class DetectionLoader:
             prefetch = max(2, math.ceil(threads / max(batch_size, 1)))
         if prefetch < 0:
             raise InputError(f"prefetch must be at least 0, got {prefetch}")
-        if boxes_from not in ("polygons", "corners"):
-            raise InputError(f"boxes_from must be polygons or corners, got {boxes_from!r}")
-        if on_bad_sample not in get_args(OnBadSample):
-            raise InputError(f"on_bad_sample must be fail or skip, got {on_bad_sample!r}")
+        check_options(boxes_from, min_size)
         if not Path(images).is_dir():
             raise InputError(f"{images}: no such folder of images")
         self.index = index
         self.seed = seed
         self.augment = augment if isinstance(augment, Augment) else Augment(augment)
+        self.filter_empty = filter_empty
+        self.group_by_aspect = group_by_aspect
         self.boxes_from: BoxSource = boxes_from
         self.min_size = min_size
         self.device = checked_device(device)
@@ -223,7 +226,12 @@ class DetectionLoader:
         self.sampler.go_to(epoch + 1)
 
     def plan(self, sample: int, epoch: int) -> SamplePlan:
-        """Draws what is done to a sample in an epoch."""
+        """Draws what is done to a sample in an epoch.
+
+        Raises:
+            InputError: For a number out of range.
+        """
+        check_number("sample", sample)
         image = int(self._numbers[self.sampler.image_of(sample)])
         size = (int(self.index.heights[image]), int(self.index.widths[image]))
         boxes = self._boxes(image) if self.augment.needs_boxes else None
@@ -235,7 +243,7 @@ class DetectionLoader:
 
     def state_dict(self) -> dict[str, Any]:
         """Returns the position after the last batch that was handed out, equal on all ranks, for JSON or PyTorch."""
-        return {**self.sampler.state_dict(), "images": self._digest}
+        return {**self.sampler.state_dict(), **self._setup, "images": self._digest}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Goes to a saved position: the next batch is the first of what was left of that epoch.
@@ -246,7 +254,17 @@ class DetectionLoader:
             InputError: If the state is damaged, or was saved with other images, another seed or other settings that the
                 order of samples depends on.
         """
-        if state.get("images") != self._digest:
+        if not isinstance(state, Mapping):
+            raise InputError(f"loader state: expected the mapping that state_dict returns, got {shorten(state)}")
+        missing = sorted(self.state_dict().keys() - state.keys())
+        if missing:
+            raise InputError(f"loader state lacks {', '.join(missing)}: expected what state_dict returns")
+        for name, value in self._setup.items():
+            if state[name] != value and (name != "group_by_aspect" or self.sampler.shuffle):
+                raise InputError(
+                    f"loader state was saved with {name} {state[name]}, here it is {value}: it cannot go on"
+                )
+        if state["images"] != self._digest:
             raise InputError(
                 f"{self.index.path}: has not the images that the loader's state was saved with: it cannot go on"
             )
@@ -255,6 +273,11 @@ class DetectionLoader:
     def close(self) -> None:
         """Frees what the backend holds; the loader cannot be iterated afterwards."""
         self.backend.close()
+
+    @property
+    def _setup(self) -> dict[str, bool]:
+        """What, beside what the sampler knows, decides which images come and in which order."""
+        return {"filter_empty": self.filter_empty, "group_by_aspect": self.group_by_aspect}
 
     @cached_property
     def _digest(self) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from typing import Any, Literal, TypeAlias
 
@@ -71,6 +72,18 @@ class Target:
         return replace(self, **moved)
 
 
+def check_options(boxes_from: str, min_size: float) -> None:
+    """Checks the options of ``make_target``.
+
+    Raises:
+        InputError: For another ``boxes_from``, or a ``min_size`` that is negative or not finite.
+    """
+    if boxes_from not in ("polygons", "corners"):
+        raise InputError(f"boxes_from must be polygons or corners, got {boxes_from!r}")
+    if not 0 <= min_size < math.inf:
+        raise InputError(f"min_size must be a number of pixels of at least 0, got {min_size}")
+
+
 def make_target(
     index: CocoIndex, plan: SamplePlan, boxes_from: BoxSource = "polygons", min_size: float = MIN_SIZE
 ) -> Target:
@@ -86,10 +99,9 @@ def make_target(
             image.
 
     Raises:
-        InputError: For another ``boxes_from``.
+        InputError: See ``check_options``.
     """
-    if boxes_from not in ("polygons", "corners"):
-        raise InputError(f"boxes_from must be polygons or corners, got {boxes_from!r}")
+    check_options(boxes_from, min_size)
     rows = slice(int(index.offsets[plan.image]), int(index.offsets[plan.image + 1]))
     height, width = plan.size
     polygons = index.polygons.select(rows)

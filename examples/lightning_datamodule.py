@@ -65,7 +65,7 @@ class DetectionData(L.LightningDataModule):
     def train_dataloader(self) -> DetectionLoader:
         """The training set, augmented; in a resumed run, what is left of the epoch."""
         self.train_loader = self._loader("train")
-        if self.restored is not None:
+        if self.restored:
             self.train_loader.load_state_dict(self.restored)
             self.restored = None
         return self.train_loader

@@ -19,7 +19,7 @@ DtypeName: TypeAlias = Literal["float32", "float16", "bfloat16"]
 _DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
 
-def checked_device(name: str) -> torch.device:
+def checked_device(name: str | torch.device) -> torch.device:
     """Returns the device of that name.
 
     Raises:

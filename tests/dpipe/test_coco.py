@@ -116,6 +116,38 @@ def test_classes_that_differ_name_both_lists(path: Path) -> None:
         )
 
 
+@pytest.mark.parametrize(
+    ("place", "others", "message"),
+    [
+        (60, ["zebra"], "has 80 classes, expected were 80; they differ first at label 60: 'c60', expected was 'zebra'"),
+        (79, [], "has 80 classes, expected were 79; they differ first at label 79: 'c79', expected was no more"),
+        (80, ["c80"], "has 80 classes, expected were 81; they differ first at label 80: no more, expected was 'c80'"),
+    ],
+)
+def test_long_lists_of_classes_are_told_by_where_they_differ(
+    tmp_path: Path, place: int, others: list[str], message: str
+) -> None:
+    names = [f"c{number}" for number in range(80)]
+    categories = [{"id": number, "name": name} for number, name in enumerate(names)]
+    path = tmp_path / "many.json"
+    path.write_text(json.dumps({"images": [], "annotations": [], "categories": categories}))
+    with pytest.raises(InputError) as caught:
+        CocoIndex.load(path, classes=[*names[:place], *others, *names[place + 1 :]])
+    assert str(caught.value) == f"{path}: {message}"
+
+
+def test_arguments_of_a_wrong_type(path: Path) -> None:
+    for wrong in (None, [path], 3):
+        with pytest.raises(InputError, match="CocoIndex: expected the path of a JSON, got"):
+            CocoIndex.load(wrong)  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="CocoIndex: classes must be a list of names, got 'car'"):
+        CocoIndex.load(path, classes="car")
+
+
+def test_an_index_prints_as_a_line(path: Path) -> None:
+    assert repr(CocoIndex.load(path)) == f"CocoIndex('{path}': 3 images, 4 instances, 2 classes)"
+
+
 def test_groups_and_emptiness(path: Path) -> None:
     index = CocoIndex.load(path)
     np.testing.assert_array_equal(index.aspect_groups(), [1, 0, 1])
@@ -256,7 +288,8 @@ def test_mistakes_in_the_file_are_told_in_one_line(path: Path, edit: Edit, messa
     [
         (json.dumps(small())[:-200], "is not valid JSON: "),
         ("", "is not valid JSON: "),
-        ('{"images": [NaN]}', "is not valid JSON: "),
+        ('{"images":\n [NaN]}', "is not valid JSON: NaN in line 2, column 3 is no number of JSON"),
+        ('{"images": [-Infinity]}', "is not valid JSON: Infinity in line 1, column 14 is no number of JSON"),
         ("[]", "holds a list; an object with images, annotations and categories was expected"),
     ],
 )
@@ -278,18 +311,11 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
 def test_image_paths_stay_below_the_root(tmp_path: Path) -> None:
     assert image_path(tmp_path, "a/b.jpg") == tmp_path / "a" / "b.jpg"
     assert image_path(str(tmp_path), "a..b.jpg") == tmp_path / "a..b.jpg"
-    for name in (
-        "../x.jpg",
-        "a/../../x.jpg",
-        "/etc/passwd",
-        "..",
-        "",
-        "a\\..\\..\\x.jpg",
-        "\\x.jpg",
-        "C:\\x.jpg",
-        "a\0b",
-    ):
-        with pytest.raises(InputError, match="leaves the image folder"):
+    for name in ("../x.jpg", "a/../../x.jpg", "sub/../sub/x.jpg", "..", "a\\..\\..\\x.jpg"):
+        with pytest.raises(InputError, match=r"'..' is not allowed, expected a path straight down from"):
+            image_path(tmp_path, name)
+    for name in ("/etc/passwd", "", "\\x.jpg", "C:\\x.jpg", "a\0b"):
+        with pytest.raises(InputError, match="expected a relative path below the image folder"):
             image_path(tmp_path, name)
 
 

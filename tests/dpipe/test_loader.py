@@ -1,3 +1,4 @@
+import math
 import threading
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
@@ -13,6 +14,7 @@ from dpipe.backends.dali_options import DaliOptions
 from dpipe.coco import CocoIndex
 from dpipe.decode import decode_image
 from dpipe.errors import BadSampleError, InputError
+from dpipe.geometric import RandomFlip
 from dpipe.loader import Batch, DetectionLoader
 from dpipe.operation import Operation
 from dpipe.plan import Draft
@@ -403,18 +405,35 @@ def test_operations_that_look_at_boxes_are_given_those_of_the_objects(write_data
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"dtype": "float64"}, "unknown dtype 'float64': expected float32, float16, bfloat16"),
+        ({"dtype": "float64"}, "dtype: expected 'float32' or 'float16' or 'bfloat16', got \"float64\""),
         ({"dtype": "float16"}, "dtype float16 is the type of normalised images: expected a Normalize"),
-        ({"on_bad_sample": "ignore"}, "on_bad_sample must be fail or skip, got 'ignore'"),
+        ({"on_bad_sample": "ignore"}, "on_bad_sample: expected 'fail' or 'skip', got \"ignore\""),
         ({"backend": "opencv", "dali": DaliOptions()}, "options of DALI were given with the opencv backend"),
-        ({"backend": "pil"}, "unknown backend 'pil': expected auto, opencv or dali"),
+        ({"backend": "pil"}, "backend: expected 'auto' or 'opencv' or 'dali', got \"pil\""),
         ({"device": "gpu"}, "unknown device 'gpu': expected cpu, cuda"),
         ({"device": "mps"}, "device 'mps' is not supported"),
         ({"device": "cuda:99"}, r"device 'cuda:99' is not there: this machine has \d+ CUDA devices"),
         ({"threads": 0}, "threads must be at least 1, got 0"),
         ({"prefetch": -1}, "prefetch must be at least 0, got -1"),
         ({"batch_size": 0}, "batch_size must be an integer of at least 1"),
-        ({"boxes_from": "masks"}, "boxes_from must be polygons or corners, got 'masks'"),
+        ({"boxes_from": "masks"}, "boxes_from: expected 'polygons' or 'corners', got \"masks\""),
+        ({"min_size": math.nan}, "min_size must be a number of pixels of at least 0, got nan"),
+        ({"min_size": math.inf}, "min_size must be a number of pixels of at least 0, got inf"),
+        ({"min_size": -1}, "min_size must be a number of pixels of at least 0, got -1"),
+        ({"min_size": "1"}, 'DetectionLoader: min_size: expected a number, got "1"'),
+        ({"index": "train.json"}, 'DetectionLoader: index: expected CocoIndex, got "train.json"'),
+        ({"index": None}, "DetectionLoader: index: expected CocoIndex, got null"),
+        ({"index": {}}, "DetectionLoader: index: expected CocoIndex, got {}"),
+        ({"images": None}, "DetectionLoader: images: expected a string or a path, got null"),
+        ({"device": None}, "DetectionLoader: device: expected a string or device, got null"),
+        ({"augment": RandomFlip()}, "DetectionLoader: augment: expected Augment or a list, got"),
+        ({"augment": None}, "DetectionLoader: augment: expected Augment or a list, got null"),
+        ({"augment": "RandomFlip"}, "DetectionLoader: augment: expected Augment or a list, got"),
+        ({"batch_size": "2"}, 'DetectionLoader: batch_size: expected an integer, got "2"'),
+        ({"shuffle": "no"}, 'DetectionLoader: shuffle: expected true or false, got "no"'),
+        ({"filter_empty": "false"}, 'DetectionLoader: filter_empty: expected true or false, got "false"'),
+        ({"threads": 1.5}, "DetectionLoader: threads: expected an integer or null, got 1.5"),
+        ({"dali": {}}, "DetectionLoader: dali: expected DaliOptions or null, got {}"),
         ({"augment": [{"type": "Resize", "scale": [0, 5]}]}, "Resize: scale must be a pair"),
         ({"images": "nowhere"}, "nowhere: no such folder of images"),
     ],
@@ -422,7 +441,46 @@ def test_operations_that_look_at_boxes_are_given_those_of_the_objects(write_data
 def test_wrong_arguments(dataset: Dataset, options: dict[str, Any], message: str) -> None:
     index, folder = dataset
     with pytest.raises(InputError, match=message):
-        DetectionLoader(index, **{"images": folder, "augment": [], **options})
+        DetectionLoader(**{"index": index, "images": folder, "augment": [], **options})
+
+
+def test_arguments_of_another_right_type(dataset: Dataset) -> None:
+    index, folder = dataset
+    numbers: dict[str, Any] = {"batch_size": np.int64(2), "min_size": np.float32(1), "shuffle": np.bool_(True)}
+    loader = DetectionLoader(index, str(folder), augment=(RandomFlip(),), device=torch.device("cpu"), **numbers)
+    assert len(next(iter(loader))) == 2
+
+
+@pytest.mark.parametrize(("sample", "epoch"), [("x", 0), (-1, 0), (0, "x"), (0, None)])
+def test_plans_of_wrong_numbers(dataset: Dataset, sample: Any, epoch: Any) -> None:
+    index, folder = dataset
+    with pytest.raises(InputError, match=r"(sample|epoch) .* is out of range: expected an integer"):
+        DetectionLoader(index, folder, augment=[]).plan(sample, epoch)
+
+
+@pytest.mark.parametrize("state", [None, "x", [], 3])
+def test_a_state_that_is_no_mapping(dataset: Dataset, state: Any) -> None:
+    index, folder = dataset
+    with pytest.raises(InputError, match="loader state: expected the mapping that state_dict returns, got"):
+        DetectionLoader(index, folder, augment=[]).load_state_dict(state)
+
+
+def test_a_state_tells_what_was_changed(dataset: Dataset) -> None:
+    index, folder = dataset
+    state = DetectionLoader(index, folder, augment=[]).state_dict()
+    loader = DetectionLoader(index, folder, augment=[], group_by_aspect=False)
+    with pytest.raises(InputError, match="saved with group_by_aspect True, here it is False: it cannot go on"):
+        loader.load_state_dict(state)
+    loader = DetectionLoader(index, folder, augment=[], filter_empty=True)
+    with pytest.raises(InputError, match="saved with filter_empty False, here it is True: it cannot go on"):
+        loader.load_state_dict(state)
+    with pytest.raises(InputError, match="loader state lacks images: expected what state_dict returns"):
+        loader.load_state_dict({name: value for name, value in state.items() if name != "images"})
+    with pytest.raises(InputError, match=r"loader state lacks consumed, epoch, .*: expected what state_dict returns"):
+        loader.load_state_dict({})
+    # Without shuffling nothing is grouped.
+    plain = DetectionLoader(index, folder, augment=[], shuffle=False).state_dict()
+    DetectionLoader(index, folder, augment=[], shuffle=False, group_by_aspect=False).load_state_dict(plain)
 
 
 def test_no_images(write_dataset: WriteDataset) -> None:
