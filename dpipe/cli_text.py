@@ -1,6 +1,13 @@
-"""Text of a data set's on a terminal or in a picture."""
+"""Text on a terminal or in a picture: what a data set says of itself, and tables."""
 
 from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+UNLIMITED = 10_000  # columns; a table takes no more than it needs
 
 
 def printable(text: str) -> str:
@@ -13,3 +20,13 @@ def printable(text: str) -> str:
 def one_line(text: str) -> str:
     """A text without control characters on one line, where there is no room for more."""
     return printable(text).replace("\n", " ")
+
+
+def table_console() -> Console:
+    """A console for tables on stdout. Only a terminal has a width: grep, behind a pipe, wants whole names."""
+    from rich.console import Console
+
+    console = Console(highlight=False, markup=False)
+    if not console.is_terminal:
+        console.width = UNLIMITED
+    return console

@@ -11,6 +11,7 @@ import typer
 from converters.signals import exit_on_sigterm
 from dpipe.cli_common import FailOrSkip, OnBadSampleOption
 from dpipe.cli_errors import one_line_errors
+from dpipe.cli_text import table_console
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -101,7 +102,7 @@ def bench(
             )
         if json_file is not None:
             write_whole(json_file, json.dumps(report.as_dict(), indent=1) + "\n")
-        _show(report, Console(highlight=False, markup=False))
+        _show(report, table_console())
 
 
 def _show(report: BenchReport, console: Console) -> None:

@@ -11,7 +11,7 @@ from converters.progress import progress
 from converters.report import counted
 from converters.signals import exit_on_sigterm
 from dpipe.cli_errors import one_line_errors
-from dpipe.cli_text import printable
+from dpipe.cli_text import printable, table_console
 
 if TYPE_CHECKING:
     from dpipe.check import CheckReport
@@ -59,25 +59,25 @@ def check(
 
 def _show(report: CheckReport) -> None:
     """Prints a table of what was found, and a line that sums it up."""
-    from rich.console import Console
+    from rich import box
     from rich.table import Table
     from rich.text import Text
 
     from dpipe.check_findings import ERRORS, WARNINGS
 
     if report.counts:
-        table = Table()
-        for title in ("", "kind", "count", "what it means", "for example"):
-            table.add_column(title, justify="right" if title == "count" else "left", overflow="fold")
+        table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+        for title in ("", "kind"):
+            table.add_column(title, no_wrap=True)
+        table.add_column("count", justify="right", no_wrap=True)
+        table.add_column("what it means, for example", overflow="fold")
         for kind, count in report.counts.items():
             severity = "error" if kind in ERRORS else "warning"
-            examples = "\n".join(_describe(finding) for finding in report.examples(kind))
+            lines = [{**ERRORS, **WARNINGS}[kind], *(f"- {_describe(finding)}" for finding in report.examples(kind))]
             # Names in a data set may hold anything, rich's own markup too.
             style = "bold red" if severity == "error" else "yellow"
-            table.add_row(
-                Text(severity, style), kind, f"{count:,}", {**ERRORS, **WARNINGS}[kind], Text(printable(examples))
-            )
-        Console(highlight=False).print(table)
+            table.add_row(Text(severity, style), kind, f"{count:,}", Text(printable("\n".join(lines))))
+        table_console().print(table)
     looked = "" if report.decoded else ", whose pixels were not decoded"
     images, annotations = counted(report.image_count, "image"), counted(report.annotation_count, "annotation")
     typer.echo(

@@ -14,6 +14,7 @@ from converters.errors import ConversionError
 from converters.report import counted
 from dpipe.cli_errors import one_line_errors
 from dpipe.cli_options import names_beside, several_values
+from dpipe.cli_text import table_console
 
 if TYPE_CHECKING:
     from converters import ConversionReport
@@ -136,7 +137,6 @@ def _names(values: Sequence[str] | None) -> list[str] | None:
 
 def _show(report: ConversionReport) -> None:
     """Prints the closing table and the files written, and on stderr what was left out."""
-    from rich.console import Console
     from rich.table import Table
 
     table = Table()
@@ -146,7 +146,7 @@ def _show(report: ConversionReport) -> None:
     for split in report.splits:
         counts = (split.images, split.instances, split.masks, split.crowd, split.ignored, split.categories)
         table.add_row(split.name, *map(str, counts))
-    Console(markup=False, highlight=False).print(table)
+    table_console().print(table)
     for split in report.splits:
         # Below the table, whose columns would break a path into pieces. Bytes that are no text cannot be printed.
         path = os.fsencode(split.path).decode(errors="backslashreplace")

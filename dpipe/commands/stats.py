@@ -9,7 +9,7 @@ import typer
 
 from converters.signals import exit_on_sigterm
 from dpipe.cli_errors import one_line_errors
-from dpipe.cli_text import printable
+from dpipe.cli_text import printable, table_console
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -52,9 +52,7 @@ def stats(
 
 def _show(counted: DatasetStats) -> None:
     """Prints the tables."""
-    from rich.console import Console
-
-    console = Console(highlight=False)
+    console = table_console()
     for table in (_overview(counted), _classes(counted), _distributions(counted)):
         console.print(table)
 
@@ -63,7 +61,7 @@ def _overview(counted: DatasetStats) -> Table:
     from rich.table import Table
 
     table = Table(show_header=False)
-    table.add_column(justify="left")
+    table.add_column(justify="left", no_wrap=True)
     table.add_column(justify="right")
     table.add_column(justify="right")
     images, annotations, objects = counted.images, counted.annotations, counted.objects
@@ -93,9 +91,9 @@ def _classes(counted: DatasetStats) -> Table:
     from rich.text import Text
 
     table = Table()
-    table.add_column("class")
+    table.add_column("class", overflow="fold")
     for title in ("id", "objects", "share", "images", "ignored"):
-        table.add_column(title, justify="right")
+        table.add_column(title, justify="right", no_wrap=True)
     for each in sorted(counted.classes, key=lambda each: (-each.objects, each.name)):
         table.add_row(
             Text(printable(each.name)),  # a name may hold what looks like rich's markup
@@ -117,7 +115,7 @@ def _distributions(counted: DatasetStats) -> Table:
 
     shown = [each for each in counted.distributions.values() if len(each.values)]
     table = Table(title="lengths in pixels", title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    table.add_column("")
+    table.add_column("", no_wrap=True)
     for each in shown:
         table.add_column(each.name.removesuffix(" (pixels)"), justify="right", overflow="fold")
     ends = {0.0: "least", 0.5: "median", 1.0: "most"}

@@ -15,6 +15,7 @@ from converters.report import counted
 from converters.signals import exit_on_sigterm
 from dpipe.cli_common import FailOrSkip
 from dpipe.cli_errors import one_line_errors
+from dpipe.cli_text import table_console
 
 if TYPE_CHECKING:
     from dpipe.transcode import TranscodeReport
@@ -102,7 +103,6 @@ def transcode(
 
 
 def _show(report: TranscodeReport) -> None:
-    from rich.console import Console
     from rich.table import Table
 
     table = Table()
@@ -116,7 +116,7 @@ def _show(report: TranscodeReport) -> None:
         _decibel(report.mean_psnr),
         _decibel(report.worst_psnr),
     )
-    Console(markup=False, highlight=False).print(table)
+    table_console().print(table)
     # Below the table, whose columns would break a path into pieces. Bytes that are no text cannot be printed.
     if math.isfinite(report.worst_psnr):
         typer.echo(f"worst: {_printable(report.worst)}")

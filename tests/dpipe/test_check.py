@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -503,6 +504,21 @@ def test_the_command_prints_a_table_writes_a_report_and_exits_1(tmp_path: Path, 
         "detail": "",
     }
     assert [kind["count"] for kind in report["kinds"]] == [1, 1]
+
+
+@pytest.mark.parametrize("terminal", [False, True])
+def test_kinds_are_never_broken(tmp_path: Path, content: Content, terminal: bool) -> None:
+    content["annotations"][0]["bbox"] = [0, 0, 3, 3]
+    content["categories"] += [dict(content["categories"][0])] * 2
+    (tmp_path / "instances.json").write_text(json.dumps(content))
+    arguments = ["check", str(tmp_path / "instances.json"), str(tmp_path / "images"), "--no-decode"]
+    result = CliRunner().invoke(app, arguments, env={"COLUMNS": "80"} | ({"FORCE_COLOR": "1"} if terminal else {}))
+    lines = re.sub(r"\x1b\[[0-9;]*m", "", result.stdout).splitlines()
+    assert max(map(len, lines)) == 80 if terminal else 100 < max(map(len, lines)) < 1000
+    kinds = {line.split()[1]: line.split()[2] for line in lines if line.split()[:1] in (["error"], ["warning"])}
+    assert kinds["box_contradicts_mask"] == "1"
+    assert kinds["duplicate_category_name"] == "1"
+    assert "…" not in result.stdout
 
 
 def test_the_command_exits_0_where_there_are_only_warnings(tmp_path: Path, content: Content) -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -110,15 +111,28 @@ def test_the_command_prints_tables(path: Path, content: dict[str, list[Any]]) ->
     )
 
 
-def test_no_digit_is_lost_on_a_narrow_terminal(path: Path, content: dict[str, list[Any]]) -> None:
+def test_no_digit_and_no_name_is_lost_on_a_narrow_terminal(path: Path, content: dict[str, list[Any]]) -> None:
     for number, record in enumerate(content["annotations"]):
         record.update(bbox=[0, 0, 1234.5 + number, 0.01234], area=1234.5 * 0.01234)
     path.write_text(json.dumps(content))
-    result = CliRunner().invoke(app, ["stats", str(path)], env={"COLUMNS": "80"})
-    (least,) = [line.split() for line in result.stdout.splitlines() if line.split()[:1] == ["least"]]
-    assert len(least) == 1 + len(dataset_stats(path).distributions)
-    assert least[1:4] == ["1,234", "0.01234", "3.903"]
+    result = CliRunner().invoke(app, ["stats", str(path)], env={"COLUMNS": "80", "FORCE_COLOR": "1"})
+    lines = re.sub(r"\x1b\[[0-9;]*m", "", result.stdout).splitlines()
+    assert max(map(len, lines)) == 80
+    rows = {line.split()[0]: line.split() for line in lines if line.strip()}
+    assert len(rows["least"]) == 1 + len(dataset_stats(path).distributions)
+    assert rows["least"][1:4] == ["1,234", "0.01234", "3.903"]
+    assert {"mean", "median", "most"} <= rows.keys()
     assert "…" not in result.stdout
+
+
+def test_a_pipe_gets_every_name_on_one_line(path: Path, content: dict[str, list[Any]]) -> None:
+    name = "a long name of a class, " * 9
+    content["categories"][0]["name"] = name
+    path.write_text(json.dumps(content))
+    result = CliRunner().invoke(app, ["stats", str(path)], env={"COLUMNS": "80"})
+    assert f"│ {name} │" in result.stdout
+    (titles,) = (line for line in result.stdout.splitlines() if "box width" in line)
+    assert titles.split()[-2:] == ["image", "height"]
 
 
 def test_json_is_all_that_is_printed(path: Path, tmp_path: Path) -> None:
