@@ -24,7 +24,7 @@ from torchvision.models.detection.backbone_utils import resnet_fpn_backbone
 from torchvision.ops import box_iou
 from torchvision.ops.feature_pyramid_network import LastLevelP6P7
 
-from dpipe import Batch, CocoIndex, DetectionLoader, RandomFlip, Resize, to_torchvision
+from dpipe import Batch, CocoIndex, DetectionLoader, InputError, RandomFlip, Resize, to_torchvision
 
 
 class DetectionData(L.LightningDataModule):
@@ -169,4 +169,7 @@ def main(arguments: Sequence[str] | None = None) -> L.Trainer:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except InputError as error:
+        raise SystemExit(f"error: {error}") from None

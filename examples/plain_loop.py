@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dpipe import CocoIndex, DetectionLoader, Normalize, Pad, RandomFlip, Resize, to_tensors
+from dpipe import CocoIndex, DetectionLoader, InputError, Normalize, Pad, RandomFlip, Resize, to_tensors
 
 STRIDE = 8
 
@@ -103,7 +103,8 @@ def train(arguments: argparse.Namespace) -> list[float]:
             if stop:
                 return losses
         save(arguments.checkpoint, model, optimizer, loader)
-        print(f"epoch {loader.sampler.epoch}: loss {losses[-1]:.3f}")
+        if losses:  # none where the run was stopped after the last batch of an epoch
+            print(f"epoch {loader.sampler.epoch}: loss {losses[-1]:.3f}")
     return losses
 
 
@@ -132,4 +133,7 @@ def main(arguments: Sequence[str] | None = None) -> list[float]:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except InputError as error:
+        raise SystemExit(f"error: {error}") from None

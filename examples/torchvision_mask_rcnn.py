@@ -24,7 +24,7 @@ from torch import Tensor
 from torchvision.models.detection import MaskRCNN
 from torchvision.models.detection.backbone_utils import resnet_fpn_backbone
 
-from dpipe import CocoIndex, DetectionLoader, RandomFlip, Resize, to_torchvision
+from dpipe import CocoIndex, DetectionLoader, InputError, RandomFlip, Resize, to_torchvision
 
 
 class TorchvisionBatches:
@@ -177,4 +177,7 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, float]:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except InputError as error:
+        raise SystemExit(f"error: {error}") from None

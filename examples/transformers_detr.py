@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 from transformers import DetrConfig, DetrForObjectDetection, ResNetConfig
 
-from dpipe import CocoIndex, DetectionLoader, Normalize, RandomFlip, Resize, to_detr
+from dpipe import CocoIndex, DetectionLoader, InputError, Normalize, RandomFlip, Resize, to_detr
 
 
 def make_model(class_names: Sequence[str], width: int, layers: int, queries: int) -> DetrForObjectDetection:
@@ -102,4 +102,7 @@ def main(arguments: Sequence[str] | None = None) -> list[float]:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except InputError as error:
+        raise SystemExit(f"error: {error}") from None

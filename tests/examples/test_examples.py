@@ -40,6 +40,32 @@ def test_plain_loop_goes_on_where_it_was_stopped(streets: Any, run: Any, tmp_pat
     assert losses[-1] < losses[0]
 
 
+def test_plain_loop_goes_on_from_the_end_of_an_epoch(streets: Any, run: Any, tmp_path: Path) -> None:
+    words = [*streets.arguments("train"), "--size", 80, "--batch-size", 4, "--checkpoint", tmp_path / "run.pt"]
+    run("plain_loop.py", *words, "--steps", 2)  # the last of the first epoch
+    rest = run("plain_loop.py", *words, "--epochs", 2)
+    assert [line.partition(":")[0] for line in rest.splitlines()] == ["epoch 2"]
+
+
+@pytest.mark.parametrize(
+    ("name", "module"),
+    [
+        ("plain_loop.py", "torch"),
+        ("torchvision_mask_rcnn.py", "torchvision"),
+        ("lightning_datamodule.py", "lightning"),
+        ("transformers_detr.py", "transformers"),
+    ],
+)
+def test_a_missing_file_is_told_in_one_line(streets: Any, run: Any, tmp_path: Path, name: str, module: str) -> None:
+    pytest.importorskip(module, reason=f"{module} is not installed")
+    splits = ["train", "val"] if module in ("torchvision", "lightning") else ["train"]
+    words = streets.arguments(*splits)
+    words[0] = str(tmp_path / "nowhere.json")
+    with pytest.raises(SystemExit) as caught:
+        run(name, *words)
+    assert caught.value.code == f"error: {words[0]}: cannot be read: No such file or directory"
+
+
 def test_torchvision_mask_rcnn_trains_and_is_evaluated(streets: Any, run: Any, tmp_path: Path) -> None:
     words = [*streets.arguments("train", "val"), "--checkpoint", tmp_path / "run.pt"]
     small = ["--backbone", "resnet18", "--size", 80, "--rois", 16, "--batch-size", 4]
