@@ -15,8 +15,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from dpipe.backends.choose import checked_device
 from dpipe.polygon_raster import next_vertex, signed_ring_areas
-from dpipe.polygons import Polygons
+from dpipe.polygons import Polygons, check_grids, no_such_instance
 from dpipe.ragged import group_numbers, offsets_of
 
 # Cover is counted in parts of a cell so small that float32 does not see them; there is room for 2**22 whole cells.
@@ -77,8 +78,11 @@ def bitmaps_on(polygons: Polygons, height: int, width: int, device: torch.device
 
     Returns:
         (I, height, width) uint8.
+
+    Raises:
+        InputError: If this machine has no such device.
     """
-    device = torch.device(device)
+    device = checked_device(device)
     steps = torch.zeros(len(polygons) * height * width + 1, dtype=torch.int8, device=device)
     if len(polygons.holes) and len(steps) > 1:
         edges = _edges_on(polygons, device)
@@ -137,8 +141,16 @@ def grids_on(polygons: Polygons, boxes: Tensor, instances: Tensor, size: int) ->
 
     Returns:
         (n, S, S) float32 in 0..1, rows first.
+
+    Raises:
+        InputError: If there is not one instance for each box, one of them is not there, or ``size`` is below 1.
     """
-    if len(boxes) == 0 or not len(polygons.holes):
+    check_grids(len(boxes), len(instances), size)
+    if len(boxes) == 0:
+        return torch.zeros((0, size, size), device=boxes.device)
+    if not len(polygons.holes):
+        if bool(((instances < 0) | (instances >= len(polygons))).any()):
+            raise no_such_instance(len(polygons))
         return torch.zeros((len(boxes), size, size), device=boxes.device)
     return _measure(_edges_on(polygons, boxes.device), boxes.detach().double(), instances, size)
 
@@ -147,9 +159,14 @@ def _measure(edges: _Edges, boxes: Tensor, instances: Tensor, size: int) -> Tens
     """See ``grids_on``."""
     extent = boxes[:, 2:] - boxes[:, :2]
     useful = (extent > 0).all(dim=1)
+    # Looked up in vain, a number would end the program on a GPU; the host waits but once for all that it has to know.
+    asked, instances = instances, instances.clamp(0, len(edges.offsets) - 2)
     edge_counts = torch.where(useful, edges.offsets[instances + 1] - edges.offsets[instances], 0)
     part_counts = torch.where(useful, edges.parts[instances + 1] - edges.parts[instances], 0)
-    edge_count, part_count = torch.stack([edge_counts.sum(), part_counts.sum()]).tolist()
+    wanted = [edge_counts.sum(), part_counts.sum(), (asked != instances).sum()]
+    edge_count, part_count, wrong = torch.stack(wanted).tolist()
+    if wrong:
+        raise no_such_instance(len(edges.offsets) - 1)
     if not edge_count:
         return torch.zeros((len(boxes), size, size), device=boxes.device)
     if len(boxes) > 1 and (edge_count > GRID_EDGES or part_count * size * (size + 1) > GRID_CELLS):

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from dpipe import polygon_clip, polygon_coco, polygon_fill, polygon_raster, polygon_write
+from dpipe.errors import InputError
 from dpipe.geometry import Matrix, transform_points
 from dpipe.ragged import group_numbers, offsets_of, ranges
 
@@ -195,15 +196,17 @@ class Polygons:
 
         Returns:
             (n, size, size) float32 in 0..1, rows first.
+
+        Raises:
+            InputError: If there is not one instance for each box, one of them is not there, or ``size`` is below 1.
         """
+        boxes = np.asarray(boxes, dtype=np.float64).reshape(-1, 4)
+        numbers = np.asarray(instances, dtype=np.int64).reshape(-1)
+        check_grids(len(boxes), len(numbers), size)
+        if ((numbers < 0) | (numbers >= len(self))).any():
+            raise no_such_instance(len(self))
         return polygon_raster.grids(
-            self.vertices,
-            self.ring_offsets,
-            self.instance_offsets,
-            self.holes,
-            np.asarray(boxes, dtype=np.float64).reshape(-1, 4),
-            np.asarray(instances, dtype=np.int64).reshape(-1),
-            size,
+            self.vertices, self.ring_offsets, self.instance_offsets, self.holes, boxes, numbers, size
         )
 
     def to_coco(self, sizes: ArrayLike | None = None) -> list[Any]:
@@ -245,6 +248,23 @@ class Polygons:
     def _ring_areas(self) -> NDArray[np.float64]:
         """(R,) float64 unsigned areas by the shoelace formula."""
         return np.abs(polygon_raster.signed_ring_areas(self.vertices, self.ring_offsets))
+
+
+def check_grids(boxes: int, instances: int, size: int) -> None:
+    """Checks how many boxes and instances grids are asked for, and of which size.
+
+    Raises:
+        InputError: If they do not match, or the size is below 1.
+    """
+    if boxes != instances:
+        raise InputError(f"grids: expected an instance for each of the {boxes} boxes, got {instances}")
+    if size < 1:
+        raise InputError(f"grids: expected a size of at least 1 cell, got {size}")
+
+
+def no_such_instance(count: int) -> InputError:
+    """What is wrong with grids of an instance that is not among so many."""
+    return InputError(f"grids: expected the numbers of instances in 0..{count - 1}, as there are {count}")
 
 
 def _join_offsets(several: Sequence[NDArray[np.int64]]) -> NDArray[np.int64]:

@@ -10,6 +10,7 @@ import torch
 
 from dpipe import geometry as g
 from dpipe import polygon_torch
+from dpipe.errors import InputError
 from dpipe.polygon_torch import bitmaps_on, grids_on
 from dpipe.polygons import Polygons
 
@@ -113,3 +114,32 @@ def test_nothing_gives_nothing(device: str) -> None:
     assert bitmaps_on(square, 4, 0, device).shape == (1, 4, 0)
     outside = torch.full((2, 4), 9.0, device=device) + torch.tensor([0, 0, 5, 5.0], device=device)
     assert not grids_on(square, outside, torch.zeros(2, dtype=torch.int64, device=device), 5).any()
+
+
+@pytest.mark.parametrize("empty", [False, True])
+@pytest.mark.parametrize(
+    ("boxes", "instances", "size", "message"),
+    [
+        (2, [0], 7, "expected an instance for each of the 2 boxes, got 1"),
+        (1, [0, 1], 7, "expected an instance for each of the 1 boxes, got 2"),
+        (0, [0], 7, "expected an instance for each of the 0 boxes, got 1"),
+        (2, [0, 2], 7, r"expected the numbers of instances in 0\.\.1, as there are 2"),
+        (2, [-1, 0], 7, r"expected the numbers of instances in 0\.\.1, as there are 2"),
+        (2, [0, 1], 0, "expected a size of at least 1 cell, got 0"),
+    ],
+)
+def test_wrong_grids_are_refused_alike_on_all_devices(
+    device: str, boxes: int, instances: list[int], size: int, message: str, empty: bool
+) -> None:
+    square = [[0, 0, 8, 0, 8, 8, 0, 8]]
+    polygons = Polygons.from_coco([[], []] if empty else [square, square], np.full((2, 2), 9))
+    table = np.tile([0.0, 0.0, 8.0, 8.0], (boxes, 1))
+    with pytest.raises(InputError, match=f"^grids: {message}$"):
+        polygons.to_grids(table, instances, size)
+    with pytest.raises(InputError, match=f"^grids: {message}$"):
+        grids_on(polygons, torch.from_numpy(table).to(device), torch.tensor(instances, device=device), size)
+
+
+def test_bitmaps_on_a_device_that_is_not_there() -> None:
+    with pytest.raises(InputError, match="device 'cuda:99' is not there"):
+        bitmaps_on(Polygons.empty(), 3, 4, "cuda:99")
