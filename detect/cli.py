@@ -13,7 +13,8 @@ import typer
 from detect.commands.listing import describe, list_parts
 from detect.commands.summary import summary
 from detect.options import ConfigArgument, DebugOption, OverridesArgument
-from dpipe.cli_errors import one_line_errors
+from dpipe.cli_common import VersionOption, finite
+from dpipe.cli_errors import OneLineUsageGroup, one_line_errors
 from dpipe.cli_options import several_values
 from dpipe.errors import InputError
 
@@ -21,11 +22,17 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 app = typer.Typer(
+    cls=OneLineUsageGroup,
     help="Train, evaluate and use object detectors and instance segmenters.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     add_completion=False,
 )
+
+
+@app.callback()
+def _options(version: VersionOption = False) -> None:
+    pass
 
 
 class Metric(str, Enum):
@@ -146,7 +153,8 @@ def predict_command(
         Path, typer.Option("--output", "-o", metavar="DIR", help="Gets the pictures, predictions.json and images.json")
     ],
     score_thr: Annotated[
-        float, typer.Option(min=0, max=1, help="Lowest score that is drawn; predictions.json holds all")
+        float,
+        typer.Option(min=0, max=1, callback=finite, help="Lowest score that is drawn; predictions.json holds all"),
     ] = 0.3,
     accelerator: AcceleratorOption = AcceleratorName.auto,
     debug: DebugOption = False,

@@ -5,14 +5,17 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import typer
+from typer.core import TyperGroup
 
 from dpipe.errors import InputError
 
 EXIT_BAD_INPUT = 2
 EXIT_INTERRUPTED = 130
+
+USAGE_ERROR: type[Exception] = typer.BadParameter.__bases__[0]  # click's UsageError; Typer may bring its own click
 
 
 @contextmanager
@@ -47,3 +50,30 @@ def fail(message: str) -> NoReturn:
     """Prints ``error: message`` on stderr and exits with code 2."""
     print(f"error: {message}", file=sys.stderr)
     raise typer.Exit(EXIT_BAD_INPUT) from None
+
+
+class OneLineUsageGroup(TyperGroup):
+    """A group of commands that tells a mistake in a command line as other errors: in one line, with exit code 2."""
+
+    def make_context(self, *args: Any, **extra: Any) -> Any:
+        """Reads the group's own options."""
+        with _one_line_usage_errors():
+            return super().make_context(*args, **extra)
+
+    def invoke(self, ctx: Any) -> Any:
+        """Reads what follows, and runs the command."""
+        with _one_line_usage_errors():
+            return super().invoke(ctx)
+
+
+@contextmanager
+def _one_line_usage_errors() -> Iterator[None]:
+    try:
+        yield
+    except USAGE_ERROR as error:
+        if type(error).__name__ == "NoArgsIsHelpError":  # nothing was asked for: its message is the help
+            raise
+        message = " ".join(error.format_message().split()).removesuffix(".")  # type: ignore[attr-defined]
+        context = getattr(error, "ctx", None)
+        hint = f" (see {context.command_path} --help)" if context is not None else ""
+        fail(f"{message[:1].lower()}{message[1:]}{hint}")

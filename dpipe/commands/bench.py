@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from converters.signals import exit_on_sigterm
-from dpipe.cli_common import FailOrSkip, OnBadSampleOption
+from dpipe.cli_common import FailOrSkip, OnBadSampleOption, finite
 from dpipe.cli_errors import one_line_errors
 from dpipe.cli_text import table_console
 
@@ -51,7 +51,7 @@ def bench(
     ] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Images of a batch")] = 2,
     count: Annotated[int, typer.Option("--images", min=1, help="Number of images to measure on")] = 32,
-    seconds: Annotated[float, typer.Option(min=0.01, help="Time for each line of the tables")] = 3.0,
+    seconds: Annotated[float, typer.Option(min=0.01, callback=finite, help="Time for each line of the tables")] = 3.0,
     on_bad_sample: OnBadSampleOption = FailOrSkip.fail,
     json_file: Annotated[
         Path | None, typer.Option("--json", metavar="FILE", help="JSON file to write", show_default=False)

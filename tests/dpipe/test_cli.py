@@ -3,12 +3,14 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
 import pytest
 from typer.testing import CliRunner
 
+from detect.cli import app as detect_app
 from dpipe.cli import app
 from dpipe.cli_text import one_line, printable
 
@@ -64,3 +66,47 @@ def test_sigterm_in_the_middle_of_a_file_leaves_nothing_of_it(
 def test_only_line_ends_of_a_text_reach_the_terminal() -> None:
     assert printable("ä\n[b]\x1b[2J\t\u202e") == "ä\n[b]\\x1b[2J\\t\\u202e"
     assert one_line("ä\nb\x07") == "ä b\\x07"
+
+
+@pytest.mark.parametrize("program", ["dpipe", "detect"])
+def test_the_version_is_told_without_importing_anything_heavy(program: str) -> None:
+    code = (
+        f"import sys; from {program}.cli import main; sys.argv[1:] = ['--version']\n"
+        "try: main()\n"
+        "finally: print(sorted({'torch', 'numpy', 'cv2', 'omegaconf'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == f"dpipe-detect {version('dpipe-detect')}\n[]\n"
+
+
+@pytest.mark.parametrize(
+    ("program", "arguments", "message"),
+    [
+        ("dpipe", "nope", "no such command 'nope'"),
+        ("dpipe", "--nope", "no such option: --nope"),
+        ("dpipe", "preview", "missing argument 'annotations'"),
+        ("dpipe", "stats a b", "got unexpected extra argument"),
+        ("dpipe", "transcode a b", "missing option '--to'"),
+        ("dpipe", "convert voc --nope", "no such option: --nope"),
+        ("dpipe", "bench a b --images 0", "invalid value for '--images': "),
+        ("dpipe", "bench a b --seconds nan", "invalid value for '--seconds': "),
+        ("dpipe", "bench a b --seconds inf", "invalid value for '--seconds': inf is not a finite number"),
+        ("detect", "nope", "no such command 'nope'"),
+        ("detect", "train", "missing argument 'CONFIG'"),
+        ("detect", "predict a b c -o d --score-thr nan", "invalid value for '--score-thr': "),
+    ],
+)
+def test_a_wrong_command_line_is_told_in_one_line(program: str, arguments: str, message: str) -> None:
+    result = CliRunner().invoke({"dpipe": app, "detect": detect_app}[program], arguments.split())
+    assert result.exit_code == 2
+    assert result.stdout == ""
+    (line,) = result.stderr.splitlines()
+    assert line.startswith(f"error: {message}")
+    assert line.endswith(" --help)")
+
+
+@pytest.mark.parametrize("arguments", [[], ["convert"]])
+def test_no_command_at_all_is_answered_with_help(arguments: list[str]) -> None:
+    result = CliRunner().invoke(app, arguments)
+    assert "Usage" in result.output
+    assert "error" not in result.output
