@@ -6,6 +6,7 @@ import math
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from detect.config import build_model, load_config
 from detect.models.dense_heads.fcos import FCOSHead, FCOSOutputs
@@ -68,6 +69,24 @@ def test_soft_nms_is_its_definition(method, class_agnostic, iou_thr, sigma, min_
     assert torch.equal(given[1], candidates()[1])
 
 
+class Waits(TorchDispatchMode):
+    """Counts the operations whose result the host needs to go on."""
+
+    def __init__(self):
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.count += func in (torch.ops.aten._local_scalar_dense.default, torch.ops.aten.nonzero.default)
+        return func(*args, **(kwargs or {}))
+
+
+def test_soft_nms_waits_for_the_device_once():
+    with Waits() as waits:
+        SoftNMS().suppress(*candidates(), 0.5, 100)
+    assert waits.count == 1
+
+
 def test_soft_nms_of_equal_boxes_and_of_low_scores():
     boxes = torch.tensor([[0.0, 0, 10, 10]]).expand(3, 4)
     labels = torch.tensor([0, 0, 1])
@@ -77,6 +96,13 @@ def test_soft_nms_of_equal_boxes_and_of_low_scores():
     # The best one is taken whatever its score.
     kept, scores = SoftNMS(min_score=0.6).suppress(boxes, torch.tensor([0.5, 0.4, 0.3]), labels, 0.5, 10)
     assert (kept.tolist(), scores.tolist()) == ([0], [0.5])
+
+
+def test_the_threshold_itself_lowers_a_score_and_suppresses_nothing():
+    boxes, scores = torch.tensor([[0.0, 0, 10, 10], [0, 0, 10, 5]]), torch.tensor([0.8, 0.4])
+    labels = torch.zeros(2, dtype=torch.int64)
+    assert torch.equal(SoftNMS().suppress(boxes, scores, labels, 0.5, 10)[1], torch.tensor([0.8, 0.2]))
+    assert torch.equal(NMS().suppress(boxes, scores, labels, 0.5, 10)[1], scores)
 
 
 @pytest.mark.parametrize("nms", [NMS(), NMS(class_agnostic=True), SoftNMS(), SoftNMS("gaussian")])

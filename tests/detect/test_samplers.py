@@ -68,6 +68,15 @@ def test_losses_are_asked_for_with_boxes_and_labels():
     assert samples.boxes[:, 0].tolist() == [50, 70]
 
 
+def test_losses_are_computed_without_gradient(make_target):
+    head, graded = Shared2FCBBoxHead(4, 3, fc_out_channels=8), []
+    head.loss_cls.register_forward_hook(lambda _, inputs, out: graded.append((out.shape, out.requires_grad)))
+    roi_head = StandardRoIHead(SingleRoIExtractor(7, STRIDES), head, sampler=OHEMSampler(2, 0.5))
+    features = [torch.randn(1, 4, 64 // s, 96 // s, requires_grad=True) for s in STRIDES]
+    roi_head.sample(features, [torch.tensor([[50.0, 5, 60, 60], [60, 5, 90, 60]])], [make_target([1, 1, 30, 30])])
+    assert graded == [((2,), False)]
+
+
 def test_random_sampling_costs_no_forward_pass(make_target):
     def forward(*_):
         raise AssertionError
