@@ -20,8 +20,9 @@ from dpipe.target import Target
 def to_torchvision(batch: Batch, masks: bool = True) -> tuple[list[torch.Tensor], list[dict[str, torch.Tensor]]]:
     """Returns what torchvision's detection models take, as its references/detection have it.
 
-    The models normalise images themselves: leave ``Normalize`` out of the augmentation, and images come as 0..1. They
-    resize as well: pass ``_skip_resize=True`` to the model's builder where the augmentation has done it.
+    The models normalise images themselves: leave ``Normalize`` out of the augmentation, and images come as 0..1. Images
+    that are normalised are handed on as they are, for models that do not; torchvision's would normalise them twice. The
+    models resize as well: pass ``_skip_resize=True`` to the model's builder where the augmentation has done it.
 
     Args:
         batch: From the loader.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import re
 from pathlib import Path
@@ -71,4 +72,13 @@ def test_the_page_names_every_transform() -> None:
 
     page = (DOCS / "pipelines.md").read_text()
     missing = [name for name in TRANSFORMS.names() if f"`{name}" not in page]
+    assert not missing
+
+
+def test_the_table_names_every_argument_of_the_loader() -> None:
+    from dpipe import DetectionLoader
+
+    page = (DOCS / "pipelines.md").read_text()
+    table = page.partition("## All arguments of the loader")[2].partition("## Speed")[0]
+    missing = [name for name in inspect.signature(DetectionLoader).parameters if f"`{name}`" not in table]
     assert not missing
