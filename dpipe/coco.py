@@ -174,3 +174,24 @@ def image_path(root: str | os.PathLike[str], file_name: str) -> Path:
     if not file_name or absolute or "\0" in file_name:
         raise InputError(f"image file name {file_name!r}: expected a relative path below the image folder {root}")
     return Path(root, file_name)
+
+
+class ImagePaths(Sequence[Path]):
+    """The image files of an index, each name checked against leaving the folder when it is asked for.
+
+    Args:
+        root: Folder of the images.
+        file_names: Relative to it.
+    """
+
+    def __init__(self, root: str | os.PathLike[str], file_names: Sequence[str]) -> None:
+        self.root = Path(root)
+        self.file_names = file_names
+
+    def __len__(self) -> int:
+        return len(self.file_names)
+
+    def __getitem__(self, number: Any) -> Any:
+        if isinstance(number, slice):
+            return [image_path(self.root, name) for name in self.file_names[number]]
+        return image_path(self.root, self.file_names[number])

@@ -22,7 +22,7 @@ from dpipe.backends.base import BatchImages, OnBadSample, share_of_cores
 from dpipe.backends.choose import BackendName, DtypeName, checked_device, checked_dtype, make_backend
 from dpipe.backends.dali_options import DaliOptions
 from dpipe.batch import Batch
-from dpipe.coco import CocoIndex, image_path
+from dpipe.coco import CocoIndex, ImagePaths
 from dpipe.errors import InputError
 from dpipe.operation import Operation
 from dpipe.plan import SamplePlan
@@ -33,27 +33,6 @@ from dpipe.sampler import BatchSampler
 from dpipe.target import MIN_SIZE, BoxSource, Target, check_options, empty_target, make_target
 
 logger = logging.getLogger("dpipe")
-
-
-class ImagePaths(Sequence[Path]):
-    """The image files of an index, each name checked against leaving the folder when it is asked for.
-
-    Args:
-        root: Folder of the images.
-        file_names: Relative to it.
-    """
-
-    def __init__(self, root: str | Path, file_names: Sequence[str]) -> None:
-        self.root = Path(root)
-        self.file_names = file_names
-
-    def __len__(self) -> int:
-        return len(self.file_names)
-
-    def __getitem__(self, number: Any) -> Any:
-        if isinstance(number, slice):
-            return [image_path(self.root, name) for name in self.file_names[number]]
-        return image_path(self.root, self.file_names[number])
 
 
 class DetectionLoader:
