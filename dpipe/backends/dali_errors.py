@@ -15,6 +15,7 @@ from dpipe.plan import SamplePlan
 
 # In DALI's messages: an operator that reads or decodes files, and what can go wrong in any operator.
 _FILE_OPERATOR = re.compile(r"operator `nvidia\.dali\.fn\.(io\.file\.read|peek_image_shape|decoders\.image)`")
+_UNKNOWN_FORMAT = "nvImageCodec failure: '#4'"  # NVIMGCODEC_STATUS_CODESTREAM_UNSUPPORTED
 _MACHINE_TROUBLE = re.compile(r"cuda|alloc|out of memory|driver|too many open files", re.IGNORECASE)
 
 Probe = Callable[[SamplePlan], None]
@@ -55,7 +56,13 @@ def _by_dali(plan: SamplePlan, path: Path, probe: Probe) -> BadSampleError | Non
         probe(plan)
     except Exception as error:  # DALI raises errors of many types for bad files
         reason = file_trouble(error)
-        return None if reason is None else BadSampleError(path, f"DALI: {reason}", plan.sample)
+        if reason is None:
+            return None
+        if _UNKNOWN_FORMAT in reason:  # GIF and AVIF, among others
+            reason = f"DALI cannot read images of this format, the opencv backend can ({reason})"
+        else:
+            reason = f"DALI: {reason}"
+        return BadSampleError(path, reason, plan.sample)
     return None
 
 
