@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from detect.commands.draw_anchors import draw_anchors
 from detect.commands.listing import describe, list_parts
 from detect.commands.summary import summary
 from detect.options import ConfigArgument, DebugOption, OverridesArgument
@@ -210,6 +211,7 @@ def convert_checkpoint_command(
 app.command("list")(list_parts)
 app.command("describe")(describe)
 app.command("summary")(summary)
+app.command("draw-anchors")(draw_anchors)
 
 
 def _accelerator(name: AcceleratorName) -> Literal["auto", "cpu", "cuda"]:

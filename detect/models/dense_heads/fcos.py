@@ -20,12 +20,13 @@ from torch import Tensor, nn
 from detect.models.arguments import Count, CountOrZero, Counts, NotNegative, Positive, Probability, check_loss
 from detect.models.boxes import clip_boxes, group_nms, image_bounds
 from detect.models.channels import common_channels
-from detect.models.dense_heads.fcos_targets import assign_points, centerness, level_points
+from detect.models.dense_heads.fcos_targets import PointTargets, assign_points, centerness, level_points
 from detect.models.detections import Detections, to_original
 from detect.models.interfaces import Proposals
 from detect.models.layers import ConvModule
 from detect.models.losses import CrossEntropyLoss, FocalLoss, IoULoss
 from detect.models.nms import Suppression, suppression
+from detect.models.prior_roles import NEGATIVE_ROLE, POSITIVE_ROLE, PriorRoles
 from detect.models.ranks import mean_over_ranks
 from detect.registry import MODELS
 from dpipe.errors import InputError
@@ -271,16 +272,36 @@ class FCOSHead(nn.Module):
         Returns:
             Points (n, 2), labels (N, n) and distances (N, n, 4), the last in strides with ``norm_on_bbox``.
         """
+        levels, strides, found = self._assign(sizes, targets)
+        distances = torch.stack([f.distances for f in found])
+        if self.norm_on_bbox:
+            distances = distances / strides[:, None]
+        return torch.cat(levels), torch.stack([f.labels for f in found]), distances
+
+    @torch.no_grad()
+    def prior_roles(self, sizes: Sequence[tuple[int, int]], target: Target) -> PriorRoles:
+        """What each point of one image is in training: all are positive or negative, and the losses look at all.
+
+        Args:
+            sizes: (H, W) of each level's feature map.
+            target: Its boxes and labels are read.
+        """
+        points, _, (found,) = self._assign(sizes, [target])
+        roles = torch.where(found.gt_indices >= 0, POSITIVE_ROLE, NEGATIVE_ROLE)
+        levels = torch.cat([torch.full_like(roles[: len(level)], number) for number, level in enumerate(points)])
+        return PriorRoles(torch.cat(points), levels, roles, torch.ones_like(roles, dtype=torch.bool), found.gt_indices)
+
+    def _assign(
+        self, sizes: Sequence[tuple[int, int]], targets: Sequence[Target]
+    ) -> tuple[list[Tensor], Tensor, list[PointTargets]]:
+        """Each level's points (H * W, 2), the strides (n,) of all, and what all are trained on in each image."""
         levels = level_points(sizes, self.level_strides, self.regress_ranges.device)
         points = torch.cat(levels)
         ranges = torch.cat([r.expand(len(p), 2) for r, p in zip(self.regress_ranges, levels, strict=True)])
         strides = _strides_of(levels, self.level_strides)  # (n,)
         radii = strides * self.center_sample_radius if self.center_sampling else None
         found = [assign_points(points, ranges, radii, t.boxes, t.labels, self.num_classes) for t in targets]
-        distances = torch.stack([f.distances for f in found])
-        if self.norm_on_bbox:
-            distances = distances / strides[:, None]
-        return points, torch.stack([f.labels for f in found]), distances
+        return levels, strides, found
 
     def _loss(self, outputs: FCOSOutputs, targets: Sequence[Target]) -> dict[str, Tensor]:
         points, labels, distance_targets = self.point_targets(outputs.sizes, targets)

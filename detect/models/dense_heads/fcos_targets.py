@@ -24,10 +24,12 @@ class PointTargets:
     Attributes:
         labels: (n,) int64, the class of the object that each point answers for, or K for the background.
         distances: (n, 4) to the edges of that object's box; of the background without meaning.
+        gt_indices: (n,) int64, that object's index, or -1 for the background.
     """
 
     labels: Tensor
     distances: Tensor
+    gt_indices: Tensor
 
 
 def level_points(sizes: Sequence[tuple[int, int]], strides: Sequence[int], device: torch.device) -> list[Tensor]:
@@ -69,18 +71,18 @@ def assign_points(
         num_classes: K.
 
     Returns:
-        Labels and distances of the points. Ignore regions have no part in this: points in them are background, as
+        What the points are trained on. Ignore regions have no part in this: points in them are background, as
         OpenMMLab has it.
     """
     if len(gt_boxes) == 0:
         background = torch.full_like(points[:, 0], num_classes, dtype=torch.int64)
-        return PointTargets(background, points.new_zeros((len(points), 4)))
+        return PointTargets(background, points.new_zeros((len(points), 4)), torch.full_like(background, -1))
     found = [
         _assign(points[rows], ranges[rows], None if radii is None else radii[rows, None], gt_boxes)
         for rows in blocks(len(points), len(gt_boxes))
     ]
     gt_indices, distances = (torch.cat(parts) for parts in zip(*found, strict=True))
-    return PointTargets(torch.where(gt_indices < 0, num_classes, gt_labels[gt_indices]), distances)
+    return PointTargets(torch.where(gt_indices < 0, num_classes, gt_labels[gt_indices]), distances, gt_indices)
 
 
 def _assign(points: Tensor, ranges: Tensor, radii: Tensor | None, gt_boxes: Tensor) -> tuple[Tensor, Tensor]:

@@ -18,11 +18,12 @@ from torch.nn import functional as F
 
 from detect.models.anchors import AnchorGenerator
 from detect.models.arguments import Count, Counts, NotNegative, Positives, Probability, Stds, check_loss
-from detect.models.assign import Assigner, MaxIoUAssigner, RandomSampler, Sampler
+from detect.models.assign import NEGATIVE, Assigner, Assignment, MaxIoUAssigner, RandomSampler, Sampler
 from detect.models.boxes import DeltaCoder, group_nms, image_bounds, on_device, regression_loss
 from detect.models.channels import common_channels
 from detect.models.interfaces import Proposals
 from detect.models.losses import CrossEntropyLoss, SmoothL1Loss
+from detect.models.prior_roles import IGNORED, NEGATIVE_ROLE, OUTSIDE, POSITIVE_ROLE, PriorRoles
 from detect.models.samplers import needs_losses
 from detect.registry import MODELS
 from dpipe.errors import InputError
@@ -191,19 +192,44 @@ class RPNHead(nn.Module):
         """
         samples = []
         for target in targets:
-            height, width = target.size
-            padded = (_round_up(height, self.pad_divisor), _round_up(width, self.pad_divisor))
-            usable = torch.cat(self.anchors.inside_padding(sizes, padded))
-            if self.allowed_border >= 0:
-                limits = on_device([width + self.allowed_border, height + self.allowed_border], anchors)
-                usable &= (anchors[:, :2] >= -self.allowed_border).all(1) & (anchors[:, 2:] < limits).all(1)
-            candidates = usable.nonzero().squeeze(1)
-            assignment = self.assigner.assign(anchors[candidates], target.boxes, target.ignore_boxes)
+            candidates, assignment = self._assign(anchors, sizes, target)
             positives, negatives = self.sampler.choose(assignment)
             samples.append(
                 AnchorSamples(candidates[positives], candidates[negatives], assignment.gt_indices[positives])
             )
         return samples
+
+    @torch.no_grad()
+    def prior_roles(self, sizes: Sequence[tuple[int, int]], target: Target) -> PriorRoles:
+        """What each anchor of one image is in training; the sampler draws as it does there.
+
+        Args:
+            sizes: (H, W) of each level's feature map.
+            target: Its size, boxes and ignore_boxes are read.
+        """
+        grids = self.anchors.grids(sizes)
+        anchors = torch.cat(grids)
+        candidates, assignment = self._assign(anchors, sizes, target)
+        kinds = torch.where(assignment.gt_indices >= 0, POSITIVE_ROLE, IGNORED)
+        kinds = torch.where(assignment.gt_indices == NEGATIVE, NEGATIVE_ROLE, kinds)
+        roles = torch.full((len(anchors),), OUTSIDE, device=anchors.device)
+        gt_indices = torch.full_like(roles, -1)
+        sampled = torch.zeros_like(roles, dtype=torch.bool)
+        roles[candidates], gt_indices[candidates] = kinds, assignment.gt_indices
+        sampled[candidates[torch.cat(self.sampler.choose(assignment))]] = True
+        levels = torch.cat([torch.full_like(roles[: len(grid)], level) for level, grid in enumerate(grids)])
+        return PriorRoles(anchors, levels, roles, sampled, gt_indices)
+
+    def _assign(self, anchors: Tensor, sizes: Sequence[tuple[int, int]], target: Target) -> tuple[Tensor, Assignment]:
+        """Indices of the anchors (n, 4) of one image that may be trained, and what they are assigned."""
+        height, width = target.size
+        padded = (_round_up(height, self.pad_divisor), _round_up(width, self.pad_divisor))
+        usable = torch.cat(self.anchors.inside_padding(sizes, padded))
+        if self.allowed_border >= 0:
+            limits = on_device([width + self.allowed_border, height + self.allowed_border], anchors)
+            usable &= (anchors[:, :2] >= -self.allowed_border).all(1) & (anchors[:, 2:] < limits).all(1)
+        candidates = usable.nonzero().squeeze(1)
+        return candidates, self.assigner.assign(anchors[candidates], target.boxes, target.ignore_boxes)
 
     def _loss(self, outputs: RPNOutputs, grids: Sequence[Tensor], targets: Sequence[Target]) -> dict[str, Tensor]:
         anchors = torch.cat(list(grids))
