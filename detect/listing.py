@@ -36,6 +36,7 @@ KINDS = (
     "loss",
     "assigner",
     "sampler",
+    "suppression",
     "layer",
     "transform",
     "other part",
@@ -153,6 +154,8 @@ def kind_of(cls: type) -> str:
         return "assigner"
     if hasattr(cls, "choose"):
         return "sampler"
+    if hasattr(cls, "suppress"):
+        return "suppression"
     if not issubclass(cls, nn.Module):
         return "other part"
     try:

@@ -64,6 +64,7 @@ def test_everything_is_listed_with_a_line_of_its_own_and_a_kind():
         ("GIoULoss", "loss"),
         ("MaxIoUAssigner", "assigner"),
         ("OHEMSampler", "sampler"),
+        ("SoftNMS", "suppression"),
         ("ConvModule", "layer"),
         ("Rotate", "transform"),
         ("Pad", "transform"),
