@@ -121,6 +121,8 @@ def _member_accepts(member: Any, cls: type) -> bool:
     target = typing.get_origin(member) or member
     if not isinstance(target, type) or target in SEQUENCES | MAPPINGS:
         return False
+    if typing.is_typeddict(target):
+        return issubclass(cls, dict)
     if getattr(target, "_is_protocol", False):
         return all(callable(getattr(cls, name, None)) for name in _methods(target))
     return issubclass(cls, target)

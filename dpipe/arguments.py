@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import InitVar
 from functools import lru_cache
 from typing import Any, get_origin
 
@@ -22,7 +23,6 @@ from dpipe.annotations import (
     plain_annotation,
 )
 from dpipe.errors import InputError
-from dpipe.problems import shorten
 
 
 def check_arguments(cls: type, given: Mapping[str, Any]) -> None:
@@ -30,12 +30,14 @@ def check_arguments(cls: type, given: Mapping[str, Any]) -> None:
 
     Args:
         cls: Whose annotations are checked against. Lists of parts are looked at no further than that they are lists.
-        given: Arguments by name; others may be among them.
+        given: Arguments by name; others may be among them, and some may be missing.
 
     Raises:
         InputError: For the first that is of a wrong type.
     """
     for name, annotation, quick in _expected(cls):
+        if name not in given:
+            continue
         value = given[name]
         if quick is not None:
             try:
@@ -45,16 +47,17 @@ def check_arguments(cls: type, given: Mapping[str, Any]) -> None:
                 pass
         if not _fits(value, annotation):
             expected = " or ".join(map(_described, members(annotation)))
-            raise InputError(f"{cls.__name__}: {name}: expected {expected}, got {shorten(value)}")
+            raise InputError(f"{cls.__name__}: {name}: expected {expected}, got {_shown(value)}")
 
 
 @lru_cache(maxsize=256)
 def _expected(cls: type) -> list[tuple[str, Any, TypeAdapter[Any] | None]]:
     """Names and annotations of a constructor's arguments, and what checks those that hold no parts."""
+    annotations = {name: parameter.annotation for name, parameter in parameters(cls).items()}
     return [
-        (name, parameter.annotation, None if holds_parts(parameter.annotation) else adapter(parameter.annotation))
-        for name, parameter in parameters(cls).items()
-        if parameter.kind is not parameter.VAR_KEYWORD
+        (name, annotation, None if holds_parts(annotation) else adapter(annotation))
+        for name, annotation in annotations.items()
+        if not isinstance(annotation, InitVar)  # which an instance does not keep
     ]
 
 
@@ -83,7 +86,15 @@ def _is_list(kind: Any) -> bool:
     return (get_origin(kind) or kind) in SEQUENCES
 
 
+def _shown(value: Any, limit: int = 60) -> str:
+    """A value as Python writes it, cut to fit a line."""
+    text = " ".join(repr(value).split())
+    return text if len(text) <= limit else f"{text[: limit - 3]}..."
+
+
 def _described(kind: Any) -> str:
+    if kind is type(None):
+        return "None"
     if not holds_parts(kind):
         return describe(kind)
     return "a list" if _is_list(kind) else getattr(kind, "__name__", str(kind))
