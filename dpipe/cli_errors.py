@@ -36,6 +36,8 @@ def one_line_errors(debug: bool, *known: type[Exception]) -> Iterator[None]:
         if debug:
             raise
         fail(str(error))
+    except BrokenPipeError:  # who reads the output, such as `head`, has enough; Typer ends quietly
+        raise
     except OSError as error:
         if debug:
             raise

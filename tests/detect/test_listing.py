@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
 import sys
 
 import pytest
@@ -133,6 +135,22 @@ def test_what_is_not_there(arguments, told):
     assert result.stderr.startswith("error: ")
     assert told in result.stderr
     assert result.stderr.count("\n") == 1
+
+
+def test_a_reader_that_has_enough_ends_a_command_quietly():
+    reading, writing = os.pipe()
+    os.close(reading)
+    code = (
+        "import typer\n"
+        "from dpipe.cli_errors import one_line_errors\n"
+        "def command():\n"
+        "    with one_line_errors(False):\n"
+        "        typer.echo('a line')\n"
+        "typer.run(command)\n"
+    )
+    ended = subprocess.run([sys.executable, "-c", code], stdout=writing, stderr=subprocess.PIPE, text=True, timeout=60)
+    os.close(writing)
+    assert (ended.returncode, ended.stderr) == (1, "")
 
 
 def test_docstrings_of_constructors_and_of_classes_without_any():
