@@ -12,6 +12,7 @@ import typer
 
 from converters.errors import ConversionError
 from converters.report import counted
+from dpipe.cli_common import FailOrSkip
 from dpipe.cli_errors import one_line_errors
 from dpipe.cli_options import names_beside, several_values
 from dpipe.cli_text import table_console
@@ -20,13 +21,6 @@ if TYPE_CHECKING:
     from converters import ConversionReport
 
 app = typer.Typer(help="Convert a data set into COCO JSON.", no_args_is_help=True)
-
-
-class OnErrorChoice(str, Enum):
-    """What to do with an image that cannot be converted."""
-
-    fail = "fail"
-    skip = "skip"
 
 
 class BoxOrigin(str, Enum):
@@ -47,7 +41,7 @@ SplitsOption = Annotated[
     ),
 ]
 OnErrorOption = Annotated[
-    OnErrorChoice, typer.Option(help="Whether a bad image ends the conversion, or is left out and listed at the end")
+    FailOrSkip, typer.Option(help="Whether a bad image ends the conversion, or is left out and listed at the end")
 ]
 DebugOption = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error")]
 
@@ -78,7 +72,7 @@ def cityscapes(
     output: OutputOption = None,
     nproc: NprocOption = None,
     splits: SplitsOption = None,
-    on_error: OnErrorOption = OnErrorChoice.fail,
+    on_error: OnErrorOption = FailOrSkip.fail,
     debug: DebugOption = False,
 ) -> None:
     """Convert Cityscapes' fine instance annotations."""
@@ -108,7 +102,7 @@ def voc(
     box_origin: Annotated[
         BoxOrigin, typer.Option(help="The number that the boxes give to the first pixel; Pascal VOC counts from 1")
     ] = BoxOrigin.one,
-    on_error: OnErrorOption = OnErrorChoice.fail,
+    on_error: OnErrorOption = FailOrSkip.fail,
     debug: DebugOption = False,
 ) -> None:
     """Convert Pascal VOC, with masks where SegmentationObject has them."""
