@@ -105,9 +105,16 @@ def skipped_anywhere(loader: DetectionLoader, fabric: Fabric) -> dict[str, str]:
 
 
 def usable_ids(index: CocoIndex, skipped: Mapping[str, str]) -> list[int] | None:
-    """The ids of the images that were not skipped; None stands for all."""
+    """The ids of the images that were not skipped; None stands for all.
+
+    Raises:
+        InputError: If there is none.
+    """
     if not skipped:
         return None
+    if skipped.keys() >= set(index.file_names):
+        file_name, reason = next(iter(skipped.items()))
+        raise InputError(f"{index.path}: none of its images can be used, such as {file_name}: {reason}")
     return [id_ for id_, name in zip(index.image_ids.tolist(), index.file_names, strict=True) if name not in skipped]
 
 

@@ -170,12 +170,12 @@ class DetectionLoader:
 
         Raises:
             BadSampleError: At the batch that holds it, for an image that cannot be used, unless it is to be skipped.
-            InputError: If all images are bad, or, at its end, all that this rank has seen in a whole epoch: each of
-                several ranks knows only its own share.
+            InputError: If all images are bad; or, at its end, if this rank, which knows only its own share, handed out
+                several batches in a whole epoch and all were stand-ins.
         """
         self.sampler.begin()
         epoch, position, earlier = self.sampler.epoch, self.sampler.position, self.sampler.earlier
-        whole, usable = position == 0, False
+        whole, stand_ins = position == 0, 0
         waiting: deque[tuple[list[SamplePlan], Future[list[Target]]]] = deque()
         # Targets have a thread of their own: they are numpy work that should be done when the pixels are.
         with ThreadPoolExecutor(1, thread_name_prefix="dpipe-target") as pool:
@@ -190,13 +190,14 @@ class DetectionLoader:
                 for made in stream:
                     batch_plans, targets = waiting.popleft()
                     batch = self._batch(made, batch_plans, targets.result())
-                    usable = usable or len(made.images) > 0
                     position += 1
+                    stand_ins += batch is not None and batch.stand_in
                     self.sampler.go_to(epoch, position, earlier)
                     if batch is not None:
                         yield batch.to(self.device)
                     del made, batch  # their memory is wanted for the next ones
-        if whole and position and not usable:
+        # One batch may well be bad; a wrong folder of images would go on like this for ever.
+        if whole and stand_ins == position > 1:
             file_name, reason = next(reversed(self.skipped.items()))
             raise InputError(
                 f"{self.index.path}: none of the images that rank {self.sampler.rank} of {self.sampler.world_size} saw "

@@ -7,13 +7,17 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load
 from typer.testing import CliRunner
 
 from detect.cli import app
+from detect.data import usable_ids
 from detect.evaluation import evaluate
 from detect.logs import read_log
 from detect.metrics import evaluate_coco
@@ -66,6 +70,14 @@ def test_a_resumed_run_knows_what_was_skipped_before(shapes, tmp_path, capsys):
     train(shapes.config(*SKIP), tmp_path, resume=True)
     assert f"skipped in train: {bad}: truncated PNG" in capsys.readouterr().out
     assert [record["kind"] for record in read_log(tmp_path / "train.jsonl")].count("skipped") == 1
+
+
+def test_a_set_without_a_usable_image_has_no_score(tmp_path):
+    index: Any = SimpleNamespace(path="val.json", image_ids=np.array([3, 5]), file_names=["a.png", "b.png"])
+    assert usable_ids(index, {}) is None
+    assert usable_ids(index, {"a.png": "truncated"}) == [5]
+    with pytest.raises(InputError, match=r"val\.json: none of its images can be used, such as a\.png: truncated"):
+        usable_ids(index, {"a.png": "truncated", "b.png": "empty"})
 
 
 def test_the_score_is_that_of_the_images_that_can_be_used(shapes, tmp_path):

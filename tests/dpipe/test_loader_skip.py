@@ -159,20 +159,26 @@ def test_where_no_image_can_be_used_it_is_an_error(dataset: Dataset, backend: An
         list(loader)
 
 
-@pytest.mark.parametrize("pad_last", [True, False])
-def test_each_of_several_ranks_ends_an_epoch_without_a_usable_image(
-    dataset: Dataset, backend: Any, pad_last: bool
-) -> None:
+def test_each_of_several_ranks_ends_an_epoch_of_stand_ins(dataset: Dataset, backend: Any) -> None:
     index, folder = dataset
     for path in folder.iterdir():
         path.unlink()
     for rank in range(2):
         loader = DetectionLoader(
-            index, folder, augment=[], pad_last=pad_last, rank=rank, world_size=2, on_bad_sample="skip", backend=backend
+            index, folder, augment=[], rank=rank, world_size=2, on_bad_sample="skip", backend=backend
         )
         match = rf"none of the images that rank {rank} of 2 saw in epoch 0 can be used, such as \d+\.png: no such image"
         with pytest.raises(InputError, match=match):
             list(loader)
+
+
+@pytest.mark.parametrize("pad_last", [True, False])
+def test_the_only_image_of_a_rank_may_be_bad(dataset: Dataset, backend: Any, pad_last: bool) -> None:
+    index, folder = dataset
+    spoil(folder, 3)
+    options: dict[str, Any] = {"augment": [], "shuffle": False, "pad_last": pad_last, "backend": backend}
+    loader = DetectionLoader(index, folder, rank=3, world_size=len(index), on_bad_sample="skip", **options)
+    assert [batch.stand_in for batch in loader] == [True] * pad_last
 
 
 def test_the_rest_of_an_epoch_may_be_bad_as_a_whole(dataset: Dataset, backend: Any) -> None:
