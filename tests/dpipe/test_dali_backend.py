@@ -1,8 +1,10 @@
 from __future__ import annotations
 
 import dataclasses
+import gc
 import itertools
 import sys
+import weakref
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
@@ -397,3 +399,15 @@ def test_it_has_no_more_threads_than_images_in_work(
 ) -> None:
     backend = DaliBackend(pictures, Augment([]), threads=threads, prefetch=prefetch, max_batch_size=batch_size)
     assert backend.threads == expected
+
+
+def test_a_stream_that_is_broken_off_lets_go_of_its_pipeline(pictures: list[Path]) -> None:
+    augment = Augment([])
+    backend = DaliBackend(pictures, augment)
+    stream = backend.stream([[plan] for plan in draw(pictures, augment)])
+    next(stream)
+    pipeline = weakref.ref(backend._pipeline)
+    assert pipeline() is not None
+    stream.close()
+    gc.collect()
+    assert pipeline() is None
