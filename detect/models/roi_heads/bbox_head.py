@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from typing import cast
 
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -50,8 +51,9 @@ class Shared2FCBBoxHead(nn.Module):
         self.level_channels = common_channels(in_channels, "Shared2FCBBoxHead")
         flat_size = self.level_channels * roi_feat_size**2
         self.shared_fcs = fc_layers(flat_size, fc_out_channels, 2)
-        self.fc_cls = class_layer(fc_out_channels, num_classes)
-        self.fc_reg = delta_layer(fc_out_channels, 1 if reg_class_agnostic else num_classes)
+        self.fc_cls = nn.Linear(fc_out_channels, num_classes + 1)
+        self.fc_reg = nn.Linear(fc_out_channels, 4 if reg_class_agnostic else 4 * num_classes)
+        init_layers(self.shared_fcs, self.fc_cls, self.fc_reg)
 
     def forward(self, features: Tensor) -> tuple[Tensor, Tensor]:
         """RoI features (R, C, S, S) to logits (R, K + 1) and deltas (R, 4) or (R, 4 * K), in float32."""
@@ -104,8 +106,9 @@ class Shared4Conv1FCBBoxHead(nn.Module):
             [ConvModule(before, after, 3, activation="relu") for before, after in itertools.pairwise(widths)]
         )
         self.shared_fcs = fc_layers(conv_out_channels * roi_feat_size**2, fc_out_channels, 1)
-        self.fc_cls = class_layer(fc_out_channels, num_classes)
-        self.fc_reg = delta_layer(fc_out_channels, 1 if reg_class_agnostic else num_classes)
+        self.fc_cls = nn.Linear(fc_out_channels, num_classes + 1)
+        self.fc_reg = nn.Linear(fc_out_channels, 4 if reg_class_agnostic else 4 * num_classes)
+        init_layers(self.shared_fcs, self.fc_cls, self.fc_reg)
 
     def forward(self, features: Tensor) -> tuple[Tensor, Tensor]:
         """RoI features (R, C, S, S) to logits (R, K + 1) and deltas (R, 4) or (R, 4 * K), in float32."""
@@ -140,26 +143,19 @@ def box_head_losses(
 
 
 def fc_layers(in_features: int, width: int, count: int) -> nn.ModuleList:
-    """Fully connected layers one behind the other; weights begin by Glorot's uniform distribution."""
+    """Fully connected layers one behind the other."""
     widths = [in_features] + [width] * count
-    layers = [nn.Linear(before, after) for before, after in itertools.pairwise(widths)]
+    return nn.ModuleList([nn.Linear(before, after) for before, after in itertools.pairwise(widths)])
+
+
+def init_layers(layers: nn.ModuleList, fc_cls: nn.Linear, fc_reg: nn.Linear) -> None:
+    """Draws the weights of fully connected layers from Glorot's uniform distribution, those of logits and deltas small.
+
+    Biases are 0. All layers are made before one is drawn, which is what a seed's weights depend on.
+    """
     for layer in layers:
-        nn.init.xavier_uniform_(layer.weight)
+        nn.init.xavier_uniform_(cast(nn.Linear, layer).weight)
+        nn.init.zeros_(cast(nn.Linear, layer).bias)
+    for layer, std in ((fc_cls, 0.01), (fc_reg, 0.001)):
+        nn.init.normal_(layer.weight, std=std)
         nn.init.zeros_(layer.bias)
-    return nn.ModuleList(layers)
-
-
-def class_layer(in_features: int, num_classes: int) -> nn.Linear:
-    """The layer that gives the logits of K classes and the background."""
-    return _small(nn.Linear(in_features, num_classes + 1), 0.01)
-
-
-def delta_layer(in_features: int, num_boxes: int) -> nn.Linear:
-    """The layer that gives four deltas for each box that a RoI has: one, or one for each class."""
-    return _small(nn.Linear(in_features, 4 * num_boxes), 0.001)
-
-
-def _small(layer: nn.Linear, std: float) -> nn.Linear:
-    nn.init.normal_(layer.weight, std=std)
-    nn.init.zeros_(layer.bias)
-    return layer

@@ -10,7 +10,7 @@ from detect.models.arguments import Count, Counts, Stds
 from detect.models.boxes import DeltaCoder
 from detect.models.channels import common_channels
 from detect.models.layers import ConvModule, kaiming_init
-from detect.models.roi_heads.bbox_head import box_head_losses, class_layer, delta_layer, fc_layers
+from detect.models.roi_heads.bbox_head import box_head_losses, fc_layers, init_layers
 from detect.registry import MODELS
 from dpipe.errors import InputError
 
@@ -92,8 +92,9 @@ class DoubleConvFCBBoxHead(nn.Module):
         )
         kaiming_init(self.conv_branch)
         self.fc_branch = fc_layers(channels * roi_feat_size**2, fc_out_channels, num_fcs)
-        self.fc_cls = class_layer(fc_out_channels, num_classes)
-        self.fc_reg = delta_layer(conv_out_channels, 1 if reg_class_agnostic else num_classes)
+        self.fc_cls = nn.Linear(fc_out_channels, num_classes + 1)
+        self.fc_reg = nn.Linear(conv_out_channels, 4 if reg_class_agnostic else 4 * num_classes)
+        init_layers(self.fc_branch, self.fc_cls, self.fc_reg)
 
     def forward(self, features: Tensor, box_features: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Predicts classes and boxes.
