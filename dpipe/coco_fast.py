@@ -198,7 +198,7 @@ def _read_polygons(segmentations: Sequence[msgspec.Raw], sizes: Ints) -> Polygon
     capacity = int(lengths.sum()) // BYTES_A_VERTEX
     if len(bounds) < TWO_CORES_FROM_PIECES:
         return read(bounds)
-    middle = len(bounds) // 2
+    middle = len(bounds) * 11 // 20  # the other process has its result to hand over as well
     with computed_aside(lambda: _arrays_of(read(bounds[middle:]))) as other_half:
         own = (read_piece(start, end) for start, end in pairwise(bounds[: middle + 1]))
         others = (Polygons(*half()) for half in [other_half])  # asked for when its turn comes
