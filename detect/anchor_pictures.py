@@ -24,13 +24,13 @@ from detect.dry_run import blank_image, dry_run
 from detect.models.prior_roles import IGNORED, NEGATIVE_ROLE, OUTSIDE, POSITIVE_ROLE, PriorRoles, TellsRoles
 from detect.prediction import picture_paths
 from dpipe.coco import CocoIndex
-from dpipe.draw import draw_caption, draw_instances
 from dpipe.errors import InputError
 from dpipe.files import check_writable
 from dpipe.loader import DetectionLoader
+from dpipe.looking.draw import draw_caption, draw_instances
+from dpipe.looking.preview import write_image
 from dpipe.plan import Size
 from dpipe.policy import Augment
-from dpipe.preview import write_image
 from dpipe.target import Target, make_target
 
 PANEL_WIDTH, PANEL_HEIGHT, GAP, COLUMNS = 640, 640, 8, 3

@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError
 
 from detect.registry import MODELS
-from dpipe.annotations import explain
+from dpipe.building.annotations import explain
+from dpipe.building.problems import KeyPath, Problem, nearest, report
 from dpipe.errors import InputError
-from dpipe.problems import KeyPath, Problem, nearest, report
 from dpipe.recipes import Recipe, dump_yaml, load_recipe
 from dpipe.registry import TRANSFORMS, import_module
 
@@ -163,7 +163,7 @@ class Config(Section):
 
     Attributes:
         custom_imports: Modules that are imported first, so that the parts they register can be named.
-        model: The detector, a part (see ``dpipe.build``).
+        model: The detector, a part (see ``dpipe.building.build``).
         data: See :class:`Data`.
         optimizer: See :class:`Optimizer`.
         schedule: See :class:`Schedule`.

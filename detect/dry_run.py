@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
-from dpipe.geometric import Resize
+from dpipe.operations.geometric import Resize
 from dpipe.plan import Size
 from dpipe.policy import Augment
 from dpipe.target import Target

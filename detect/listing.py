@@ -15,10 +15,10 @@ from torch import nn
 
 from detect.docstrings import Docstring, parse_docstring
 from detect.registry import MODELS
-from dpipe.annotations import describe, parameters
-from dpipe.build import CONTEXT
+from dpipe.building.annotations import describe, parameters
+from dpipe.building.build import CONTEXT
+from dpipe.building.problems import nearest, shorten
 from dpipe.errors import InputError
-from dpipe.problems import nearest, shorten
 from dpipe.recipes import shipped_recipes
 from dpipe.registry import TRANSFORMS
 
@@ -202,7 +202,7 @@ def _forward_inputs(cls: type[nn.Module]) -> dict[str, Any]:
 
 
 def _is_transform(cls: type) -> bool:
-    from dpipe.operation import Operation
+    from dpipe.operations.operation import Operation
 
     return issubclass(cls, Operation)
 

@@ -20,11 +20,11 @@ from detect.devices import Accelerator, make_fabric
 from detect.metrics import coco_results
 from detect.trained import Trained, load_trained, say_nothing
 from dpipe.coco import CocoIndex
-from dpipe.decode import EXIF_ORIENTATION, UNREADABLE, check_image, decode_image
-from dpipe.draw import draw_instances
 from dpipe.errors import BadSampleError, InputError
 from dpipe.files import check_writable, write_whole
+from dpipe.images.decode import EXIF_ORIENTATION, UNREADABLE, check_image, decode_image
 from dpipe.loader import DetectionLoader
+from dpipe.looking.draw import draw_instances
 from dpipe.polygons import Polygons
 
 if TYPE_CHECKING:

@@ -10,44 +10,44 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from dpipe.adapters import to_detr, to_tensors, to_torchvision
-    from dpipe.albumentations_op import Albumentations
     from dpipe.backends.dali_options import DaliOptions
     from dpipe.batch import Batch
-    from dpipe.check import CheckReport, check_dataset
     from dpipe.coco import CocoIndex
-    from dpipe.colours import Brightness, Color, Contrast, Equalize
-    from dpipe.cropping import LargeScaleJitter, MinIoURandomCrop, RandomCrop
     from dpipe.errors import BadSampleError, InputError
-    from dpipe.geometric import RandomFlip, Resize, Rotate, Shear, Translate
     from dpipe.loader import DetectionLoader
-    from dpipe.operation import Operation
+    from dpipe.looking.check import CheckReport, check_dataset
+    from dpipe.looking.stats import DatasetStats, dataset_stats
+    from dpipe.operations.albumentations_op import Albumentations
+    from dpipe.operations.colours import Brightness, Color, Contrast, Equalize
+    from dpipe.operations.cropping import LargeScaleJitter, MinIoURandomCrop, RandomCrop
+    from dpipe.operations.geometric import RandomFlip, Resize, Rotate, Shear, Translate
+    from dpipe.operations.operation import Operation
+    from dpipe.outlines.polygon_torch import bitmaps_on, grids_on
     from dpipe.plan import SamplePlan
     from dpipe.policy import Augment, AutoAugment, Normalize, Pad, RandAugment
-    from dpipe.polygon_torch import bitmaps_on, grids_on
     from dpipe.polygons import Polygons
     from dpipe.sampler import BatchSampler
-    from dpipe.stats import DatasetStats, dataset_stats
     from dpipe.target import Target, make_target
 
 HOMES = {
     "adapters": ["to_detr", "to_tensors", "to_torchvision"],
     "backends.dali_options": ["DaliOptions"],
     "batch": ["Batch"],
-    "check": ["CheckReport", "check_dataset"],
+    "looking.check": ["CheckReport", "check_dataset"],
     "coco": ["CocoIndex"],
     "errors": ["BadSampleError", "InputError"],
     "loader": ["DetectionLoader"],
     "plan": ["SamplePlan"],
-    "albumentations_op": ["Albumentations"],
-    "cropping": ["LargeScaleJitter", "MinIoURandomCrop", "RandomCrop"],
-    "colours": ["Brightness", "Color", "Contrast", "Equalize"],
-    "geometric": ["RandomFlip", "Resize", "Rotate", "Shear", "Translate"],
-    "operation": ["Operation"],
+    "operations.albumentations_op": ["Albumentations"],
+    "operations.cropping": ["LargeScaleJitter", "MinIoURandomCrop", "RandomCrop"],
+    "operations.colours": ["Brightness", "Color", "Contrast", "Equalize"],
+    "operations.geometric": ["RandomFlip", "Resize", "Rotate", "Shear", "Translate"],
+    "operations.operation": ["Operation"],
     "policy": ["Augment", "AutoAugment", "Normalize", "Pad", "RandAugment"],
-    "polygon_torch": ["bitmaps_on", "grids_on"],
+    "outlines.polygon_torch": ["bitmaps_on", "grids_on"],
     "polygons": ["Polygons"],
     "sampler": ["BatchSampler"],
-    "stats": ["DatasetStats", "dataset_stats"],
+    "looking.stats": ["DatasetStats", "dataset_stats"],
     "target": ["Target", "make_target"],
 }
 MODULES = {name: f"dpipe.{module}" for module, names in HOMES.items() for name in names}

@@ -12,7 +12,7 @@ import torch
 
 from dpipe.batch import Batch
 from dpipe.errors import InputError
-from dpipe.polygon_torch import bitmaps_on
+from dpipe.outlines.polygon_torch import bitmaps_on
 from dpipe.polygons import Polygons
 from dpipe.target import Target
 

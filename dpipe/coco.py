@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from dpipe.building.problems import shorten
 from dpipe.errors import InputError
+from dpipe.outlines.ragged import offsets_of
 from dpipe.polygons import Polygons
-from dpipe.problems import shorten
-from dpipe.ragged import offsets_of
 
 if TYPE_CHECKING:
-    from dpipe.array_file import MappedArrays
+    from dpipe.index.array_file import MappedArrays
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -117,9 +117,9 @@ class CocoIndex:
             raise InputError(f"CocoIndex: classes must be a list of names, got {classes!r}")
         # These modules make an index; they build on this one.
         if cache:
-            from dpipe.coco_cache import load_index
+            from dpipe.index.coco_cache import load_index
         else:
-            from dpipe.coco_read import load_index
+            from dpipe.index.coco_read import load_index
         index = load_index(Path(path))
         if classes is not None and tuple(classes) != index.class_names:
             raise InputError(f"{path}: {_difference(index.class_names, tuple(classes))}")
@@ -128,7 +128,7 @@ class CocoIndex:
     def __reduce__(self) -> tuple[Any, ...]:
         """Arrays that are mapped from a file are mapped again by who unpickles them, not copied."""
         if self.mapped is not None:
-            from dpipe.coco_cache import reduced
+            from dpipe.index.coco_cache import reduced
 
             return reduced(self, self.mapped)
         return type(self), tuple(getattr(self, field.name) for field in fields(self))

@@ -17,17 +17,17 @@ from typing import Any
 import numpy as np
 import torch
 
-from dpipe.arguments import check_arguments
 from dpipe.backends.base import BatchImages, OnBadSample, share_of_cores
 from dpipe.backends.choose import BackendName, DtypeName, checked_device, checked_dtype, make_backend
 from dpipe.backends.dali_options import DaliOptions
 from dpipe.batch import Batch
+from dpipe.building.arguments import check_arguments
+from dpipe.building.problems import shorten
 from dpipe.coco import CocoIndex, ImagePaths
 from dpipe.errors import InputError
-from dpipe.operation import Operation
+from dpipe.operations.operation import Operation
 from dpipe.plan import SamplePlan
 from dpipe.policy import Augment, Normalize, Pad
-from dpipe.problems import shorten
 from dpipe.rng import check_number
 from dpipe.sampler import BatchSampler
 from dpipe.target import MIN_SIZE, BoxSource, Target, check_options, empty_target, make_target

@@ -14,14 +14,14 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from dpipe import geometry
+from dpipe.building.problems import shorten
 from dpipe.errors import InputError
-from dpipe.problems import shorten
 
 Size = tuple[int, int]
 """Height and width in pixels."""
 
 PhotometricStep: TypeAlias = tuple[str, float] | Callable[[np.ndarray], np.ndarray]
-"""The name and magnitude of an operation of ``dpipe.photometric``, or something that takes (H, W, 3) uint8 RGB to
+"""The name and magnitude of an operation of ``dpipe.images.photometric``, or what takes (H, W, 3) uint8 RGB to
 another such image of the same size, always the same for the same image."""
 
 
@@ -37,7 +37,7 @@ class SamplePlan:
         size: Height and width of the output, before padding.
         matrix: Source to output, continuous coordinates. Shape (2, 3), float64.
         fill: Colour of what no source pixel covers: red, green, blue, 0..255.
-        photometric: Operations on output pixels (``dpipe.photometric``), in order.
+        photometric: Operations on output pixels (``dpipe.images.photometric``), in order.
     """
 
     sample: int

@@ -9,11 +9,11 @@ from typing import Any
 
 from numpy.typing import ArrayLike
 
-from dpipe.arguments import check_arguments
-from dpipe.colours import Brightness, Color, Contrast, Equalize
+from dpipe.building.arguments import check_arguments
 from dpipe.errors import InputError
-from dpipe.geometric import Rotate, Shear, Translate
-from dpipe.operation import Colour, Operation, apply, check_colour, check_level
+from dpipe.operations.colours import Brightness, Color, Contrast, Equalize
+from dpipe.operations.geometric import Rotate, Shear, Translate
+from dpipe.operations.operation import Colour, Operation, apply, check_colour, check_level
 from dpipe.plan import Draft, SamplePlan, Size
 from dpipe.registry import TRANSFORMS
 from dpipe.rng import AUGMENT, check_number, random_stream

@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from dpipe import polygon_clip, polygon_coco, polygon_fill, polygon_raster, polygon_write
 from dpipe.errors import InputError
 from dpipe.geometry import Matrix, transform_points
-from dpipe.ragged import group_numbers, offsets_of, ranges
+from dpipe.outlines import polygon_clip, polygon_coco, polygon_fill, polygon_raster, polygon_write
+from dpipe.outlines.ragged import group_numbers, offsets_of, ranges
 
 
 @dataclass(frozen=True, eq=False, repr=False)

@@ -26,9 +26,9 @@ from typing import Any
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from dpipe.building.problems import KeyPath, Problem, dotted, nearest, report
+from dpipe.building.yaml_source import Located, Origin, dump_yaml, parse_yaml, read_yaml
 from dpipe.errors import InputError
-from dpipe.problems import KeyPath, Problem, dotted, nearest, report
-from dpipe.yaml_source import Located, Origin, dump_yaml, parse_yaml, read_yaml
 
 __all__ = ["Recipe", "dump_yaml", "find_recipe", "load_recipe", "shipped_recipes"]
 

@@ -16,8 +16,8 @@ from collections.abc import Callable, Mapping, Sequence
 from types import ModuleType
 from typing import Any, TypeVar
 
+from dpipe.building.problems import KeyPath, Problem, nearest
 from dpipe.errors import InputError
-from dpipe.problems import KeyPath, Problem, nearest
 
 T = TypeVar("T", bound=type)
 
@@ -87,8 +87,8 @@ class Registry:
             raise InputError(f"{_full_name(cls)} is no {self.kind}: expected a subclass of {expected}")
 
     def check(self, node: Any, path: KeyPath = ()) -> list[Problem]:
-        """All problems of a part as a recipe has it, see :func:`dpipe.build.check`."""
-        from dpipe.build import check  # pydantic is heavy, and classes register long before one is built
+        """All problems of a part as a recipe has it, see :func:`dpipe.building.build.check`."""
+        from dpipe.building.build import check  # pydantic is heavy, and classes register long before one is built
 
         return check(self, node, path)
 
@@ -99,8 +99,8 @@ class Registry:
         path: KeyPath = (),
         where: Callable[[KeyPath], str] | None = None,
     ) -> Any:
-        """Builds a part as a recipe has it, see :func:`dpipe.build.build`."""
-        from dpipe.build import build
+        """Builds a part as a recipe has it, see :func:`dpipe.building.build.build`."""
+        from dpipe.building.build import build
 
         return build(self, node, context, path, where)
 
@@ -145,6 +145,12 @@ def _full_name(cls: type) -> str:
 
 TRANSFORMS = Registry(
     "transform",
-    homes=["dpipe.geometric", "dpipe.cropping", "dpipe.colours", "dpipe.albumentations_op", "dpipe.policy"],
-    bases=["dpipe.operation.Operation", "dpipe.policy.Normalize", "dpipe.policy.Pad"],
+    homes=[
+        "dpipe.operations.geometric",
+        "dpipe.operations.cropping",
+        "dpipe.operations.colours",
+        "dpipe.operations.albumentations_op",
+        "dpipe.policy",
+    ],
+    bases=["dpipe.operations.operation.Operation", "dpipe.policy.Normalize", "dpipe.policy.Pad"],
 )

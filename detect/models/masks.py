@@ -20,10 +20,10 @@ from detect.models.assign import Samples
 from detect.models.boxes import clip_boxes, on_device
 from detect.models.detections import RunLengths
 from dpipe.errors import InputError
-from dpipe.polygon_torch import grids_on
+from dpipe.outlines.polygon_torch import grids_on
+from dpipe.outlines.ragged import Ints, offsets_of
+from dpipe.outlines.run_lengths import encode_toggles
 from dpipe.polygons import Polygons
-from dpipe.ragged import Ints, offsets_of
-from dpipe.run_lengths import encode_toggles
 
 if TYPE_CHECKING:
     from dpipe.target import Target

@@ -14,14 +14,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from dpipe.albumentations_op import Albumentations
 from dpipe.backends.base import BatchImages, OnBadSample, padded_size
 from dpipe.backends.dali_errors import file_trouble, find_culprits, probe_inputs
 from dpipe.backends.dali_feed import Feed, Flight, Samples, Source, most_halvings, most_steps
 from dpipe.backends.dali_notice import cpu_format_notice
 from dpipe.backends.dali_options import DaliOptions
-from dpipe.decode import check_image
 from dpipe.errors import BadSampleError, InputError
+from dpipe.images.decode import check_image
+from dpipe.operations.albumentations_op import Albumentations
 from dpipe.plan import SamplePlan
 from dpipe.policy import Augment
 

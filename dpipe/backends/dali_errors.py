@@ -9,8 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
-from dpipe.decode import decode_image
 from dpipe.errors import BadSampleError
+from dpipe.images.decode import decode_image
 from dpipe.plan import SamplePlan
 
 # In DALI's messages: an operator that reads or decodes files, and what can go wrong in any operator.

@@ -13,10 +13,10 @@ import numpy as np
 
 from dpipe.backends.base import OnBadSample, padded_size
 from dpipe.backends.dali_steps import photometric_step
-from dpipe.decode import PNG_END, PNG_START, check_image, header_size
 from dpipe.errors import BadSampleError
 from dpipe.geometry import invert
-from dpipe.jpeg import JPEG_END, JPEG_START
+from dpipe.images.decode import PNG_END, PNG_START, check_image, header_size
+from dpipe.images.jpeg import JPEG_END, JPEG_START
 from dpipe.plan import SamplePlan, Size
 
 Plans = Sequence[SamplePlan]

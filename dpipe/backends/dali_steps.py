@@ -16,7 +16,7 @@ def photometric_step(operation: PhotometricStep) -> tuple[int, tuple[float, floa
     """Returns the graph's step for an operation of a plan, and its weights.
 
     Raises:
-        InputError: For one that is not one of ``dpipe.photometric``'s.
+        InputError: For one that is not one of ``dpipe.images.photometric``'s.
     """
     if callable(operation):
         raise InputError(f"DALI has no such operation on colours as {operation!r}: take the opencv backend")

@@ -13,13 +13,13 @@ import numpy as np
 import torch
 
 from dpipe.backends.base import BatchImages, OnBadSample, padded_size
-from dpipe.decode import decode_image
 from dpipe.errors import BadSampleError, InputError
-from dpipe.memory import BatchMemory, Scratch
-from dpipe.photometric import apply_photometric
+from dpipe.images.decode import decode_image
+from dpipe.images.memory import BatchMemory, Scratch
+from dpipe.images.photometric import apply_photometric
+from dpipe.images.resample import resample
 from dpipe.plan import SamplePlan
 from dpipe.policy import Augment, Normalize
-from dpipe.resample import resample
 
 
 class OpenCVBackend:

@@ -16,7 +16,7 @@ from dpipe.cli_text import table_console
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from dpipe.bench import BenchReport
+    from dpipe.looking.bench import BenchReport
 
 
 class BackendChoice(str, Enum):
@@ -64,13 +64,13 @@ def bench(
 
         from rich.console import Console
 
-        from dpipe.bench import bench as measure
+        from dpipe.building.recipe_transforms import recipe_augment
         from dpipe.coco import CocoIndex
         from dpipe.files import check_writable_file, write_whole
         from dpipe.loader import BackendName
+        from dpipe.looking.bench import bench as measure
+        from dpipe.looking.preview import DEFAULT_AUGMENT
         from dpipe.policy import Augment, Normalize, Pad
-        from dpipe.preview import DEFAULT_AUGMENT
-        from dpipe.recipe_transforms import recipe_augment
         from dpipe.recipes import load_recipe
 
         if json_file is not None:
@@ -109,7 +109,7 @@ def _show(report: BenchReport, console: Console) -> None:
     """Prints the machine, the data, the tables and what follows from them."""
     from rich.table import Table
 
-    from dpipe.bench_stages import STAGES
+    from dpipe.looking.bench_stages import STAGES
 
     console.print(", ".join(f"{name} {value}" for name, value in report.machine.items()))
     data = report.data

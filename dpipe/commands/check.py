@@ -14,8 +14,8 @@ from dpipe.cli_errors import one_line_errors
 from dpipe.cli_text import printable, table_console
 
 if TYPE_CHECKING:
-    from dpipe.check import CheckReport
-    from dpipe.check_findings import Finding
+    from dpipe.looking.check import CheckReport
+    from dpipe.looking.check_findings import Finding
 
 EXIT_ERRORS_FOUND = 1
 
@@ -42,8 +42,8 @@ def check(
         import json
         from functools import partial
 
-        from dpipe.check import check_dataset
         from dpipe.files import check_writable_file, write_whole
+        from dpipe.looking.check import check_dataset
 
         if report is not None:
             check_writable_file(report)
@@ -63,7 +63,7 @@ def _show(report: CheckReport) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    from dpipe.check_findings import ERRORS, WARNINGS
+    from dpipe.looking.check_findings import ERRORS, WARNINGS
 
     if report.counts:
         table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))

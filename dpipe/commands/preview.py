@@ -64,13 +64,13 @@ def preview(
 ) -> None:
     """Draw augmented samples with their boxes and masks: a contact sheet, or a page."""
     with one_line_errors(debug), exit_on_sigterm():
+        from dpipe.building.recipe_transforms import recipe_augment
         from dpipe.coco import CocoIndex
         from dpipe.errors import InputError
         from dpipe.files import check_writable_file, write_whole
+        from dpipe.looking.preview import DEFAULT_AUGMENT, check_picture_name, contact_sheet, write_image
+        from dpipe.looking.preview_page import preview_page
         from dpipe.policy import Augment
-        from dpipe.preview import DEFAULT_AUGMENT, check_picture_name, contact_sheet, write_image
-        from dpipe.preview_page import preview_page
-        from dpipe.recipe_transforms import recipe_augment
         from dpipe.recipes import load_recipe
 
         if raw and config is not None:

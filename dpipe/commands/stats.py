@@ -14,7 +14,7 @@ from dpipe.cli_text import printable, table_console
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from dpipe.stats import DatasetStats
+    from dpipe.looking.stats import DatasetStats
 
 
 def stats(
@@ -31,7 +31,7 @@ def stats(
         import json
 
         from dpipe.files import check_writable, write_whole
-        from dpipe.stats import dataset_stats
+        from dpipe.looking.stats import dataset_stats
 
         if output is not None:
             check_writable(output)
@@ -42,7 +42,7 @@ def stats(
         else:
             _show(counted)
         if output is not None:
-            from dpipe.stats_plots import write_plots
+            from dpipe.looking.stats_plots import write_plots
 
             paths = [*write_plots(counted, output), output / "stats.json"]
             write_whole(paths[-1], text + "\n")
@@ -111,7 +111,7 @@ def _distributions(counted: DatasetStats) -> Table:
     from rich import box
     from rich.table import Table
 
-    from dpipe.stats import QUANTILES
+    from dpipe.looking.stats import QUANTILES
 
     shown = [each for each in counted.distributions.values() if len(each.values)]
     table = Table(title="lengths in pixels", title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))

@@ -18,7 +18,7 @@ from dpipe.cli_errors import one_line_errors
 from dpipe.cli_text import table_console
 
 if TYPE_CHECKING:
-    from dpipe.transcode import TranscodeReport
+    from dpipe.looking.transcode import TranscodeReport
 
 EPILOG = (
     "Which format? No GPU decodes PNG: DALI does it on the CPU, which then has no time for anything else. Lossless "
@@ -92,8 +92,8 @@ def transcode(
     """Write a data set's images in another format, under the same names with another ending."""
     with one_line_errors(debug), exit_on_sigterm():
         from converters.runner import available_cores
-        from dpipe.encode import Encoding
-        from dpipe.transcode import plan_transcoding, run_transcoding
+        from dpipe.images.encode import Encoding
+        from dpipe.looking.transcode import plan_transcoding, run_transcoding
 
         encoding = Encoding(to.value, quality, lossless)
         plan = plan_transcoding(images, output, encoding, annotations or (), overwrite=overwrite)

@@ -12,7 +12,7 @@ import pytest
 
 from detect.config import build_augment, build_model, load_config
 from dpipe.errors import InputError
-from dpipe.geometric import RandomFlip, Resize, Rotate, Translate
+from dpipe.operations.geometric import RandomFlip, Resize, Rotate, Translate
 from dpipe.policy import AutoAugment, Normalize, Pad
 from dpipe.recipes import shipped_recipes
 

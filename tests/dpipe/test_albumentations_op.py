@@ -13,12 +13,12 @@ import albumentations as A
 import numpy as np
 import pytest
 
-from dpipe.albumentations_op import Albumentations, AlbumentationsStep
 from dpipe.backends.opencv import OpenCVBackend
-from dpipe.colours import Brightness, Color
 from dpipe.errors import InputError
-from dpipe.geometric import RandomFlip
-from dpipe.photometric import apply_photometric
+from dpipe.images.photometric import apply_photometric
+from dpipe.operations.albumentations_op import Albumentations, AlbumentationsStep
+from dpipe.operations.colours import Brightness, Color
+from dpipe.operations.geometric import RandomFlip
 from dpipe.plan import SamplePlan
 from dpipe.policy import Augment, AutoAugment, RandAugment
 

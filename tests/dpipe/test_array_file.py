@@ -8,8 +8,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from dpipe import array_file
-from dpipe.array_file import DamagedError, map_arrays, write_arrays
+from dpipe.index import array_file
+from dpipe.index.array_file import DamagedError, map_arrays, write_arrays
 
 
 def arrays() -> dict[str, np.ndarray]:

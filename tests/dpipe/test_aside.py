@@ -8,8 +8,8 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from dpipe import aside
-from dpipe.aside import computed_aside
+from dpipe.index import aside
+from dpipe.index.aside import computed_aside
 
 two_cores = pytest.mark.skipif(not aside._can_fork(), reason="there is one core, or no memory files")
 

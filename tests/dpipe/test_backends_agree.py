@@ -12,10 +12,10 @@ import pytest
 import torch
 from PIL import Image
 
-from dpipe.colours import Brightness, Color, Contrast, Equalize
-from dpipe.cropping import RandomCrop
-from dpipe.geometric import RandomFlip, Resize, Rotate
-from dpipe.operation import Operation
+from dpipe.operations.colours import Brightness, Color, Contrast, Equalize
+from dpipe.operations.cropping import RandomCrop
+from dpipe.operations.geometric import RandomFlip, Resize, Rotate
+from dpipe.operations.operation import Operation
 from dpipe.plan import PhotometricStep, SamplePlan
 from dpipe.policy import Augment
 

@@ -11,16 +11,16 @@ import pytest
 from typer.testing import CliRunner
 
 from dpipe.backends.opencv import OpenCVBackend
-from dpipe.bench import BenchReport, LoaderRate, _notes, bench, choose_images, measure_loader
-from dpipe.bench_machine import machine_facts
-from dpipe.bench_stages import STAGES, StageTime, time_image
 from dpipe.cli import app
 from dpipe.coco import CocoIndex, image_path
-from dpipe.colours import Brightness, Equalize
 from dpipe.errors import InputError
-from dpipe.geometric import RandomFlip, Resize, Rotate
+from dpipe.images.memory import Scratch
 from dpipe.loader import BackendName, DetectionLoader
-from dpipe.memory import Scratch
+from dpipe.looking.bench import BenchReport, LoaderRate, _notes, bench, choose_images, measure_loader
+from dpipe.looking.bench_machine import machine_facts
+from dpipe.looking.bench_stages import STAGES, StageTime, time_image
+from dpipe.operations.colours import Brightness, Equalize
+from dpipe.operations.geometric import RandomFlip, Resize, Rotate
 from dpipe.policy import Augment, Normalize, Pad
 
 RECIPE = Augment(
@@ -107,11 +107,11 @@ def test_notes_say_what_bounds_the_rate(data: tuple[CocoIndex, Path], monkeypatc
     def pretend(milliseconds: dict[str, float], load: str) -> BenchReport:
         total = sum(milliseconds.values())
         stages = tuple(StageTime(name, milliseconds[name], milliseconds[name] / total) for name in STAGES)
-        monkeypatch.setattr("dpipe.bench.measure_stages", lambda *_: stages)
-        monkeypatch.setattr("dpipe.bench.machine_facts", lambda: {"load": load})
+        monkeypatch.setattr("dpipe.looking.bench.measure_stages", lambda *_: stages)
+        monkeypatch.setattr("dpipe.looking.bench.machine_facts", lambda: {"load": load})
         rates = {1: 10.0, 2: 18.5}
         monkeypatch.setattr(
-            "dpipe.bench.measure_loader",
+            "dpipe.looking.bench.measure_loader",
             lambda *_, threads, **__: LoaderRate("opencv", "cpu", threads, rates[threads], 1.0, 99.0),
         )
         return bench(*data, RECIPE, threads=[1, 2])
@@ -231,7 +231,7 @@ def test_images_that_only_dali_cannot_read_are_left_out_of_its_measuring(
     data: tuple[CocoIndex, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     index, folder = data
-    monkeypatch.setattr("dpipe.bench.MOST_REPETITIONS", 2)
+    monkeypatch.setattr("dpipe.looking.bench.MOST_REPETITIONS", 2)
     given = {"backend": "opencv", "device": "cpu", "threads": 1, "batch_size": 1, "seconds": 9.0}
     (folder / index.file_names[0]).write_bytes(b"")
     rate = measure_loader(index, folder, RECIPE, on_bad_sample="skip", **given)

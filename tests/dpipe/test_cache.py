@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from dpipe import cache as cache_module
-from dpipe.cache import Cache, cache_folder, looks_of
+from dpipe.index import cache as cache_module
+from dpipe.index.cache import Cache, cache_folder, looks_of
 
 
 @pytest.fixture

@@ -14,12 +14,12 @@ import pytest
 from pycocotools import mask as coco_mask
 from typer.testing import CliRunner
 
-from dpipe.check import CheckReport, check_dataset
-from dpipe.check_findings import ERRORS, WARNINGS
-from dpipe.check_rings import self_intersecting
 from dpipe.cli import app
 from dpipe.coco import CocoIndex
 from dpipe.errors import InputError
+from dpipe.looking.check import CheckReport, check_dataset
+from dpipe.looking.check_findings import ERRORS, WARNINGS
+from dpipe.looking.check_rings import self_intersecting
 
 Content = dict[str, list[Any]]
 SQUARE = [10, 10, 40, 10, 40, 40, 10, 40]
@@ -545,7 +545,7 @@ def test_a_file_that_is_no_coco_json_exits_2(tmp_path: Path, text: str, message:
 def test_mistakes_in_the_arguments_exit_2_before_the_work(
     tmp_path: Path, content: Content, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("dpipe.check.read_records", lambda _: pytest.fail("the work began"))
+    monkeypatch.setattr("dpipe.looking.check.read_records", lambda _: pytest.fail("the work began"))
     for arguments, message in (
         ((tmp_path / "x.json", tmp_path / "none"), "no such folder of images"),
         ((tmp_path / "x.json", tmp_path, "--report", tmp_path), "is a folder"),
@@ -560,7 +560,7 @@ def test_ctrl_c_ends_without_a_traceback(tmp_path: Path, content: Content, monke
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("dpipe.check_images._look", interrupt)
+    monkeypatch.setattr("dpipe.looking.check_images._look", interrupt)
     (tmp_path / "instances.json").write_text(json.dumps(content))
     result = run(tmp_path / "instances.json", tmp_path / "images")
     assert result.exit_code == 130

@@ -16,11 +16,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from dpipe import cache as cache_module
-from dpipe import coco_cache
 from dpipe.coco import CocoIndex
-from dpipe.coco_cache import arrays_of
 from dpipe.errors import InputError
+from dpipe.index import cache as cache_module
+from dpipe.index import coco_cache
+from dpipe.index.coco_cache import arrays_of
 from dpipe.plan import SamplePlan
 
 
@@ -227,7 +227,7 @@ def test_damaged_entries_are_made_anew(folder: Path, path: Path, damage: str, re
 PROCESS = """
 import sys, time
 from pathlib import Path
-from dpipe import coco_cache
+from dpipe.index import coco_cache
 from dpipe.coco import CocoIndex
 
 original = coco_cache.read_index

@@ -10,11 +10,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dpipe import coco_careful, coco_fast
 from dpipe.coco import CocoIndex
-from dpipe.coco_cache import arrays_of
-from dpipe.coco_columns import index_of
 from dpipe.errors import InputError
+from dpipe.index import coco_careful, coco_fast
+from dpipe.index.coco_cache import arrays_of
+from dpipe.index.coco_columns import index_of
 
 PATH = Path("instances.json")
 

@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 from dpipe import geometry
 from dpipe.backends.opencv import resample
 from dpipe.coco import CocoIndex
-from dpipe.cropping import LargeScaleJitter, MinIoURandomCrop, RandomCrop
 from dpipe.errors import InputError
-from dpipe.geometric import RandomFlip, Resize, Rotate, Shear, Translate
-from dpipe.operation import Operation
+from dpipe.operations.cropping import LargeScaleJitter, MinIoURandomCrop, RandomCrop
+from dpipe.operations.geometric import RandomFlip, Resize, Rotate, Shear, Translate
+from dpipe.operations.operation import Operation
 from dpipe.plan import Draft, SamplePlan
 from dpipe.policy import Augment, AutoAugment, RandAugment
 from dpipe.target import make_target

@@ -15,10 +15,10 @@ import torch
 from PIL import Image
 
 from dpipe import geometry
-from dpipe.albumentations_op import Albumentations
-from dpipe.colours import Brightness, Color, Contrast, Equalize
 from dpipe.errors import InputError
-from dpipe.geometric import RandomFlip, Resize, Rotate, Shear, Translate
+from dpipe.operations.albumentations_op import Albumentations
+from dpipe.operations.colours import Brightness, Color, Contrast, Equalize
+from dpipe.operations.geometric import RandomFlip, Resize, Rotate, Shear, Translate
 from dpipe.plan import SamplePlan
 from dpipe.policy import Augment, AutoAugment, Normalize, Pad
 

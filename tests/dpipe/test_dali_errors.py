@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from dpipe.errors import BadSampleError
-from dpipe.geometric import Resize
+from dpipe.operations.geometric import Resize
 from dpipe.policy import Augment
 
 pytest.importorskip("nvidia.dali", reason="NVIDIA DALI is not installed")

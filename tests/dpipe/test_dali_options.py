@@ -13,7 +13,7 @@ from PIL import Image
 from dpipe.backends.dali_notice import cpu_format_notice
 from dpipe.backends.dali_options import DaliOptions
 from dpipe.errors import InputError
-from dpipe.geometric import Resize
+from dpipe.operations.geometric import Resize
 from dpipe.policy import Augment, Normalize, Pad
 
 pytest.importorskip("nvidia.dali", reason="NVIDIA DALI is not installed")

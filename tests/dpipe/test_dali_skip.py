@@ -10,10 +10,10 @@ import pytest
 import torch
 from PIL import Image
 
-from dpipe.colours import Color
-from dpipe.decode import check_image
 from dpipe.errors import BadSampleError
-from dpipe.geometric import Resize
+from dpipe.images.decode import check_image
+from dpipe.operations.colours import Color
+from dpipe.operations.geometric import Resize
 from dpipe.plan import SamplePlan
 from dpipe.policy import Augment, Normalize, Pad
 

@@ -7,8 +7,8 @@ import pytest
 import simplejpeg
 from PIL import Image
 
-from dpipe.decode import EXIF_ORIENTATION, check_image, decode_image
 from dpipe.errors import BadSampleError, InputError
+from dpipe.images.decode import EXIF_ORIENTATION, check_image, decode_image
 
 HEIGHT, WIDTH = 24, 40
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from pycocotools import mask as coco_mask
 
-from dpipe.draw import class_colour, draw_caption, draw_instances
+from dpipe.looking.draw import class_colour, draw_caption, draw_instances
 from dpipe.polygons import Polygons
 
 NAMES = ["person", "bicycle"]

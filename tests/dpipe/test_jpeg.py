@@ -7,10 +7,10 @@ import pytest
 import simplejpeg
 from PIL import Image
 
-from dpipe.decode import decode_image
 from dpipe.errors import BadSampleError
-from dpipe.jpeg import decode_jpeg, jpeg_size
-from dpipe.memory import Scratch
+from dpipe.images.decode import decode_image
+from dpipe.images.jpeg import decode_jpeg, jpeg_size
+from dpipe.images.memory import Scratch
 
 SIZE = (61, 87)  # no multiples of a block
 STORED = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION

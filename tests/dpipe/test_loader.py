@@ -12,11 +12,11 @@ import torch
 from dpipe.backends import base, choose, opencv
 from dpipe.backends.dali_options import DaliOptions
 from dpipe.coco import CocoIndex
-from dpipe.decode import decode_image
 from dpipe.errors import BadSampleError, InputError
-from dpipe.geometric import RandomFlip
+from dpipe.images.decode import decode_image
 from dpipe.loader import Batch, DetectionLoader
-from dpipe.operation import Operation
+from dpipe.operations.geometric import RandomFlip
+from dpipe.operations.operation import Operation
 from dpipe.plan import Draft
 from dpipe.policy import Augment
 from dpipe.polygons import Polygons

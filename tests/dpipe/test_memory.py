@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from dpipe.memory import BatchMemory, Scratch
+from dpipe.images.memory import BatchMemory, Scratch
 
 
 def test_scratch_is_used_again_and_grows() -> None:

@@ -12,10 +12,10 @@ import torch
 from dpipe.backends import opencv
 from dpipe.backends.base import BatchImages, padded_size
 from dpipe.backends.opencv import OpenCVBackend
-from dpipe.colours import Color, Equalize
-from dpipe.decode import decode_image
 from dpipe.errors import BadSampleError
-from dpipe.geometric import RandomFlip, Resize, Rotate
+from dpipe.images.decode import decode_image
+from dpipe.operations.colours import Color, Equalize
+from dpipe.operations.geometric import RandomFlip, Resize, Rotate
 from dpipe.plan import SamplePlan
 from dpipe.policy import Augment, Normalize, Pad
 

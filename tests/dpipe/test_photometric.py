@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageEnhance
 
-from dpipe.photometric import apply_photometric
+from dpipe.images.photometric import apply_photometric
 
 
 @pytest.fixture

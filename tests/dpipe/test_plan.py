@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dpipe import geometry
-from dpipe.geometric import Resize, Rotate
+from dpipe.operations.geometric import Resize, Rotate
 from dpipe.plan import Draft, SamplePlan
 from dpipe.policy import Augment
 

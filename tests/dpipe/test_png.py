@@ -10,11 +10,11 @@ import pytest
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from dpipe import png
-from dpipe.decode import decode_image
 from dpipe.errors import BadSampleError
-from dpipe.memory import Scratch
-from dpipe.png import decode_png
+from dpipe.images import png
+from dpipe.images.decode import decode_image
+from dpipe.images.memory import Scratch
+from dpipe.images.png import decode_png
 
 SIZE = (301, 333)
 STORED = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION

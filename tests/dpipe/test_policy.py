@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from dpipe import geometry
-from dpipe.colours import Brightness, Color, Contrast, Equalize
 from dpipe.errors import InputError
-from dpipe.geometric import RandomFlip, Resize, Rotate, Shear, Translate
-from dpipe.operation import Operation
+from dpipe.operations.colours import Brightness, Color, Contrast, Equalize
+from dpipe.operations.geometric import RandomFlip, Resize, Rotate, Shear, Translate
+from dpipe.operations.operation import Operation
 from dpipe.plan import Draft, SamplePlan
 from dpipe.policy import Augment, AutoAugment, Normalize, Pad, RandAugment
 from dpipe.registry import TRANSFORMS

@@ -8,7 +8,7 @@ import pytest
 from pycocotools import mask as coco_mask
 
 from dpipe import geometry as g
-from dpipe import polygon_raster
+from dpipe.outlines import polygon_raster
 from dpipe.polygons import Polygons
 
 

@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from dpipe import geometry as g
-from dpipe import polygon_torch
 from dpipe.errors import InputError
-from dpipe.polygon_torch import bitmaps_on, grids_on
+from dpipe.outlines import polygon_torch
+from dpipe.outlines.polygon_torch import bitmaps_on, grids_on
 from dpipe.polygons import Polygons
 
 HEIGHT, WIDTH = 40, 50

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 from pycocotools import mask as coco_mask
 
-from dpipe import polygon_coco
 from dpipe.errors import InputError
+from dpipe.outlines import polygon_coco
 from dpipe.polygons import Polygons
 
 masks = npst.arrays(np.uint8, st.tuples(st.integers(1, 12), st.integers(1, 12)), elements=st.integers(0, 1))

@@ -14,8 +14,8 @@ from hypothesis.extra import numpy as npst
 from pycocotools import mask as coco_mask
 
 from dpipe import geometry as g
-from dpipe import polygon_write
 from dpipe.errors import InputError
+from dpipe.outlines import polygon_write
 from dpipe.polygons import Polygons
 
 masks = npst.arrays(np.uint8, st.tuples(st.integers(1, 12), st.integers(1, 12)), elements=st.integers(0, 1))

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from pycocotools import mask as coco_mask
 
 from dpipe import geometry as g
-from dpipe.polygon_torch import bitmaps_on, grids_on
+from dpipe.outlines.polygon_torch import bitmaps_on, grids_on
 from dpipe.polygons import Polygons
 
 HEIGHT, WIDTH = 12, 15

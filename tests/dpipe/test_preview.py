@@ -10,14 +10,14 @@ from typer.testing import CliRunner
 
 from dpipe.cli import app
 from dpipe.coco import CocoIndex
-from dpipe.colours import Color, Equalize
-from dpipe.cropping import MinIoURandomCrop
-from dpipe.draw import class_colour
 from dpipe.errors import InputError
-from dpipe.geometric import RandomFlip, Resize, Rotate, Shear, Translate
+from dpipe.looking.draw import class_colour
+from dpipe.looking.preview import DEFAULT_AUGMENT, GAP, TILE_WIDTH, contact_sheet, write_image
+from dpipe.looking.preview_samples import describe_operations, preview_samples
+from dpipe.operations.colours import Color, Equalize
+from dpipe.operations.cropping import MinIoURandomCrop
+from dpipe.operations.geometric import RandomFlip, Resize, Rotate, Shear, Translate
 from dpipe.policy import Augment, AutoAugment, Normalize
-from dpipe.preview import DEFAULT_AUGMENT, GAP, TILE_WIDTH, contact_sheet, write_image
-from dpipe.preview_samples import describe_operations, preview_samples
 
 PALE = np.array((200, 200, 255))
 

@@ -18,14 +18,14 @@ from typer.testing import CliRunner
 from dpipe import geometry
 from dpipe.cli import app
 from dpipe.coco import CocoIndex
-from dpipe.cropping import LargeScaleJitter, RandomCrop
 from dpipe.errors import InputError
-from dpipe.geometric import RandomFlip, Resize, Rotate
+from dpipe.looking.preview_page import describe_matrix, facts, preview_page, svg_paths
+from dpipe.looking.preview_samples import preview_samples
+from dpipe.operations.cropping import LargeScaleJitter, RandomCrop
+from dpipe.operations.geometric import RandomFlip, Resize, Rotate
 from dpipe.plan import SamplePlan
 from dpipe.policy import Augment, RandAugment
 from dpipe.polygons import Polygons
-from dpipe.preview_page import describe_matrix, facts, preview_page, svg_paths
-from dpipe.preview_samples import preview_samples
 
 HOSTILE = "</script><img src=x onerror=alert(1)> \"'&"
 VOID = {"meta", "input", "img"}

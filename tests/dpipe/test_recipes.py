@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
+from dpipe.building.yaml_source import parse_yaml
 from dpipe.errors import InputError
 from dpipe.recipes import dump_yaml, find_recipe, load_recipe, shipped_recipes
-from dpipe.yaml_source import parse_yaml
 
 Write = Callable[..., Path]
 

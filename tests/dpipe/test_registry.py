@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Protocol
 import pytest
 from pydantic import Field
 
-from dpipe.annotations import accepts_part
+from dpipe.building.annotations import accepts_part
+from dpipe.building.problems import report
 from dpipe.errors import InputError
-from dpipe.problems import report
 from dpipe.registry import TRANSFORMS, Registry, import_module
 
 if TYPE_CHECKING:

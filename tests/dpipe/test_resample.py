@@ -5,14 +5,14 @@ import cv2
 import numpy as np
 import pytest
 
-from dpipe.colours import Brightness
-from dpipe.geometric import RandomFlip, Resize, Rotate, Shear, Translate
 from dpipe.geometry import compose, pixel_centre_matrix, scaling, transform_points
-from dpipe.memory import Scratch
-from dpipe.operation import Operation
+from dpipe.images.memory import Scratch
+from dpipe.images.resample import resample
+from dpipe.operations.colours import Brightness
+from dpipe.operations.geometric import RandomFlip, Resize, Rotate, Shear, Translate
+from dpipe.operations.operation import Operation
 from dpipe.plan import SamplePlan
 from dpipe.policy import Augment
-from dpipe.resample import resample
 
 SIZE = (180, 260)
 FILL = (9, 80, 200)

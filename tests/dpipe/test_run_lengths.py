@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from pycocotools import mask as coco_mask
 
-from dpipe.ragged import offsets_of
-from dpipe.run_lengths import encode_toggles
+from dpipe.outlines.ragged import offsets_of
+from dpipe.outlines.run_lengths import encode_toggles
 
 
 def runs_of(bitmap: np.ndarray) -> np.ndarray:

@@ -12,8 +12,8 @@ from typer.testing import CliRunner
 
 from dpipe.cli import app
 from dpipe.coco import CocoIndex
-from dpipe.stats import DatasetStats, dataset_stats
-from dpipe.stats_plots import write_plots
+from dpipe.looking.stats import DatasetStats, dataset_stats
+from dpipe.looking.stats_plots import write_plots
 
 PLOTS = ["aspect_ratios.png", "box_sizes.png", "class_counts.png", "objects_per_image.png"]
 
@@ -208,7 +208,7 @@ def test_mistakes_are_told_in_one_line(
 
 
 def test_an_output_that_cannot_be_written_is_told_before_the_work(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("dpipe.stats.read_records", lambda _: pytest.fail("the work began"))
+    monkeypatch.setattr("dpipe.looking.stats.read_records", lambda _: pytest.fail("the work began"))
     result = CliRunner().invoke(app, ["stats", str(path), "-o", str(path / "out")])
     assert result.exit_code == 2
     assert "cannot be written" in result.stderr

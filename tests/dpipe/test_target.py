@@ -9,12 +9,12 @@ import torch
 
 from dpipe.coco import CocoIndex
 from dpipe.errors import InputError
-from dpipe.geometric import RandomFlip, Resize, Rotate, Shear, Translate
-from dpipe.operation import Operation
+from dpipe.images.resample import resample
+from dpipe.operations.geometric import RandomFlip, Resize, Rotate, Shear, Translate
+from dpipe.operations.operation import Operation
 from dpipe.plan import SamplePlan
 from dpipe.policy import Augment
 from dpipe.polygons import Polygons
-from dpipe.resample import resample
 from dpipe.target import make_target
 
 SIZE = (120, 200)

@@ -4,7 +4,7 @@ import pickle
 
 import pytest
 
-from dpipe.texts import Texts
+from dpipe.index.texts import Texts
 
 NAMES = ["a.jpg", "", "größe/ß.png", "日本.jpg", "x" * 300]
 

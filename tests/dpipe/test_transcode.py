@@ -18,10 +18,10 @@ from typer.testing import CliRunner, Result
 
 from dpipe.cli import app
 from dpipe.coco import CocoIndex
-from dpipe.decode import decode_image
-from dpipe.encode import SUFFIXES, Encoding
 from dpipe.errors import InputError
-from dpipe.transcode import plan_transcoding, renamed, run_transcoding
+from dpipe.images.decode import decode_image
+from dpipe.images.encode import SUFFIXES, Encoding
+from dpipe.looking.transcode import plan_transcoding, renamed, run_transcoding
 
 SIZES = [(70, 90), (64, 64), (63, 200), (1, 1), (3, 2)]
 WAYS = {
@@ -355,7 +355,7 @@ def test_images_beyond_a_formats_limits_are_told(tmp_path: Path) -> None:
 
 
 def test_a_promise_of_no_loss_is_checked(images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("dpipe.encode._pillow_options", lambda *_: {"format": "WEBP", "quality": 80})
+    monkeypatch.setattr("dpipe.images.encode._pillow_options", lambda *_: {"format": "WEBP", "quality": 80})
     with pytest.raises(InputError, match="lossless webp did not keep its pixels"):
         run_transcoding(plan_transcoding(images, tmp_path / "out", Encoding("webp", lossless=True)))
 

@@ -1,0 +1,1 @@
+"""From the mappings of a recipe to checked and built parts."""

@@ -1,0 +1,1 @@
+"""Image files and pixels on the CPU: decode, encode, resample, change colours."""

@@ -1,0 +1,1 @@
+"""Pictures, tables and checks of a data set."""

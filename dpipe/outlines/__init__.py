@@ -1,0 +1,1 @@
+"""Polygons in flat arrays: read, clip, rasterise and write them."""
