@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import cv2
 import numpy as np
 
@@ -31,8 +33,12 @@ def resample(
     halvings, flips = plan.halvings, plan.resize_flips
     whole = all(edge % 2**times == 0 for edge, times in zip(plan.source_size, halvings, strict=True))
     image = _halved(image, halvings, scratch)
+    if flips is None and not any(halvings) and not plan.photometric:
+        seen = _window(plan)
+        if seen is not None:
+            image, flips = _cut(image, seen, plan.fill, scratch), seen.flips
     unscaled = image.shape[:2] == plan.size
-    # A plain resize costs a quarter of a warp. It is coarser, with weights of 11 bits: up to a grey level, which an
+    # A plain resize costs a third of a warp. It is coarser, with weights of 11 bits: up to a grey level, which an
     # operation on colours may blow up.
     if flips is not None and whole and (unscaled or not plan.photometric):
         flip_x, flip_y = flips
@@ -54,6 +60,52 @@ def resample(
         borderMode=cv2.BORDER_CONSTANT if flips is None else cv2.BORDER_REPLICATE,
         borderValue=plan.fill,
     )
+
+
+@dataclass(frozen=True)
+class _Window:
+    """Whole pixels of the source, or beyond it, that a resize with flips makes an output of."""
+
+    top: int
+    left: int
+    height: int
+    width: int
+    flips: tuple[bool, bool]
+
+
+def _window(plan: SamplePlan) -> _Window | None:
+    """The window of a plan that shifts by whole pixels, or crops, and does not enlarge; None for others.
+
+    Where nothing is enlarged, a resize of the window takes all its samples from within, and is the warp. In a larger
+    output the outermost samples lie between the window's pixels and those around it, of which a resize knows nothing.
+    """
+    (a, b, tx), (c, d, ty) = plan.matrix.tolist()
+    height, width = plan.size
+    if b or c or not (0 < abs(a) <= 1 and 0 < abs(d) <= 1):
+        return None
+    sides = (-tx / a, (width - tx) / a, -ty / d, (height - ty) / d)
+    left, right, top, bottom = (round(side) for side in sides)
+    if max(abs(side - whole) for side, whole in zip(sides, (left, right, top, bottom), strict=True)) > 1e-6:
+        return None
+    left, right = sorted((left, right))
+    top, bottom = sorted((top, bottom))
+    source_height, source_width = plan.source_size
+    if left >= source_width or right <= 0 or top >= source_height or bottom <= 0:
+        return None  # it shows nothing of the source
+    return _Window(top, left, bottom - top, right - left, (a < 0, d < 0))
+
+
+def _cut(image: np.ndarray, window: _Window, fill: tuple[int, int, int], scratch: Scratch) -> np.ndarray:
+    """The pixels of a window, (H, W, 3) uint8, filled where there are none: a view of the image where that will do."""
+    height, width = image.shape[:2]
+    bottom, right = window.top + window.height, window.left + window.width
+    part = image[max(window.top, 0) : bottom, max(window.left, 0) : right]
+    above, before = max(-window.top, 0), max(-window.left, 0)
+    below, after = max(bottom - height, 0), max(right - width, 0)
+    if not (above or before or below or after):
+        return part
+    out = scratch.array("window", (window.height, window.width, 3))
+    return cv2.copyMakeBorder(part, above, below, before, after, cv2.BORDER_CONSTANT, dst=out, value=fill)
 
 
 def _halved(image: np.ndarray, halvings: tuple[int, int], scratch: Scratch) -> np.ndarray:

@@ -4,11 +4,14 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
 
 from dpipe.geometry import compose, pixel_centre_matrix, scaling, transform_points
 from dpipe.images.memory import Scratch
 from dpipe.images.resample import resample
 from dpipe.operations.colours import Brightness
+from dpipe.operations.cropping import RandomCrop
 from dpipe.operations.geometric import RandomFlip, Resize, Rotate, Shear, Translate
 from dpipe.operations.operation import Operation
 from dpipe.plan import SamplePlan
@@ -168,11 +171,58 @@ def test_a_resize_is_exact_where_colours_change_after_it() -> None:
     assert np.abs(resample(image, replace(plan, photometric=())) - expected).max() <= 1.5
 
 
+@settings(max_examples=150, deadline=None)
+@given(
+    st.integers(1, 60), st.integers(1, 60), st.integers(-80, 80), st.integers(-80, 80),
+    st.integers(1, 90), st.integers(1, 90), st.floats(0.51, 1.3), st.floats(0.51, 1.3), st.booleans(), st.booleans(),
+)  # fmt: skip
+def test_whole_pixels_shifted_or_cropped_give_the_pixels_of_the_warp(
+    height: int, width: int, left: int, top: int, wide: int, high: int, sx: float, sy: float, flip_x: bool, flip_y: bool
+) -> None:
+    size = (max(round(high * sy), 1), max(round(wide * sx), 1))
+    matrix = compose(np.array([[1.0, 0, -left], [0, 1, -top]]), scaling(size[1] / wide, size[0] / high))
+    mirror = [[-1 if flip_x else 1, 0, size[1] * flip_x], [0, -1 if flip_y else 1, size[0] * flip_y]]
+    plan = SamplePlan(0, 0, 0, (height, width), size, compose(matrix, np.array(mirror, dtype=float)), FILL)
+    assume(plan.resize_flips is None and plan.halvings == (0, 0))
+    image = np.random.default_rng(height * width).integers(0, 256, (height, width, 3)).astype(np.uint8)
+    warped = cv2.warpAffine(
+        image, pixel_centre_matrix(plan.matrix), size[::-1], borderMode=cv2.BORDER_CONSTANT, borderValue=FILL
+    )
+    before = image.copy()
+    assert np.abs(resample(image, plan).astype(int) - warped).max() <= 1
+    np.testing.assert_array_equal(image, before)
+
+
+@pytest.mark.parametrize(
+    ("operations", "warps"),
+    [
+        ([Translate(1, prob=1)], False),
+        ([Translate(1, prob=1, direction="vertical"), Resize((200, 140)), RandomFlip(prob=1)], False),
+        ([RandomCrop((100, 90)), RandomFlip(prob=1)], False),
+        ([Translate(1, prob=1), Resize((300, 220))], True),  # what is outside has a share in its outermost pixels
+        ([Translate(1, prob=1), Resize((200, 140)), Brightness(7, prob=1)], True),  # a resize is too coarse
+        ([Rotate(1, prob=1)], True),
+    ],
+)
+def test_a_warp_is_only_for_what_needs_one(
+    operations: list[Operation], warps: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = []
+    warp = cv2.warpAffine
+    monkeypatch.setattr(cv2, "warpAffine", lambda *args, **options: calls.append(1) or warp(*args, **options))
+    image = np.zeros((*SIZE, 3), dtype=np.uint8)
+    resample(image, draw(*operations))
+    assert bool(calls) == warps
+
+
 @pytest.mark.parametrize(
     "operations",
     [
         [],
         [RandomFlip(prob=1)],
+        [Translate(1, prob=1), RandomFlip(prob=1)],
+        [Translate(1, prob=1), Resize((200, 140))],
+        [RandomCrop((100, 90))],
         [Resize((300, 220), keep_ratio=False)],
         [Resize((300, 220), keep_ratio=False), RandomFlip(prob=1)],
         [Resize((60, 50), keep_ratio=False), RandomFlip(prob=1)],
