@@ -157,7 +157,7 @@ def _read_and_store(cache: Cache, path: Path) -> CocoIndex:
     stored = _open(cache, path, entry) if index is None else None
     if index is None and stored is None:
         index = read_index(path, content)
-    del content
+    del content, name  # which holds it too: its memory is wanted for what is written
     try:
         if index is not None:
             write_arrays(entry, arrays_of(index), _rest_of(index))
