@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from detect.config import build_augment, build_model, load_config
+from detect.registry import MODELS
 from dpipe.errors import InputError
 from dpipe.operations.geometric import RandomFlip, Resize, Rotate, Translate
 from dpipe.policy import AutoAugment, Normalize, Pad
@@ -174,6 +175,8 @@ class TestLoading:
         )
         monkeypatch.setattr("sys.path", [*sys.path])
         monkeypatch.chdir(tmp_path)
+        # What it registers goes with this test.
+        monkeypatch.setattr(MODELS, "_classes", {name: MODELS.get(name) for name in MODELS.names()})
         loss = "model.rpn_head.loss_cls={_delete_: true, type: my_parts.MyLoss, factor: 2}"
         assert build_model(load_config(DEMO, [loss]), 3).rpn_head.loss_cls.factor == 2  # type: ignore[union-attr]
         registered = loss.replace("my_parts.MyLoss", "MyLoss")

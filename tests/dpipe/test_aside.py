@@ -14,6 +14,12 @@ from dpipe.index.aside import computed_aside
 two_cores = pytest.mark.skipif(not aside._can_fork(), reason="there is one core, or no memory files")
 
 
+@pytest.fixture
+def alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Idle threads that other tests left do not count."""
+    monkeypatch.setattr(threading, "active_count", lambda: 1)
+
+
 def work() -> list[np.ndarray]:
     return [np.array(os.getpid()), np.zeros((0, 2), dtype=np.float32), np.arange(1_000_000), np.array("name")]
 
@@ -28,6 +34,7 @@ def check(result: Callable[[], object]) -> int:
 
 
 @two_cores
+@pytest.mark.usefixtures("alone")
 def test_arrays_come_from_another_process() -> None:
     with computed_aside(work) as result:
         number = check(result)
@@ -71,6 +78,7 @@ def test_errors_are_those_of_the_work() -> None:
 
 
 @two_cores
+@pytest.mark.usefixtures("alone")
 def test_a_process_that_dies_is_replaced() -> None:
     parent = os.getpid()
 
@@ -84,6 +92,7 @@ def test_a_process_that_dies_is_replaced() -> None:
 
 
 @two_cores
+@pytest.mark.usefixtures("alone")
 def test_a_process_whose_result_is_not_wanted_is_ended() -> None:
     begin = time.monotonic()
     with pytest.raises(KeyError), computed_aside(lambda: time.sleep(60) or []):  # type: ignore[func-returns-value]
