@@ -74,11 +74,15 @@ class RPN(nn.Module):
         neck: Maps the backbone's levels to the pyramid that the head reads.
         rpn_head: Any dense head (``loss``, ``propose``); it is built with one class.
 
+    Attributes:
+        proposes: True: its predictions are proposals, which are measured by recall.
+
     Raises:
         InputError: If parts do not fit each other.
     """
 
     part_context: ClassVar[dict[str, dict[str, Any]]] = {"rpn_head": {"num_classes": 1}}
+    proposes: ClassVar[bool] = True
 
     def __init__(self, backbone: nn.Module, neck: nn.Module, rpn_head: nn.Module) -> None:
         super().__init__()

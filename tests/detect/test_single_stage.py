@@ -92,6 +92,11 @@ def test_evaluation(kind, make_target):
             assert not detections.labels.any()
 
 
+@pytest.mark.parametrize("kind", [*LOSSES, "two_stage_rpn"])
+def test_what_proposes_tells_so(kind):
+    assert getattr(build(kind), "proposes", False) == (kind in ("rpn", "fcos_rpn"))
+
+
 @pytest.mark.parametrize("kind", ["rpn", "fcos_rpn"])
 def test_proposals_are_the_heads_in_the_original_image(kind, make_target):
     model, images, target = build(kind).eval(), torch.randn(1, 3, 64, 96), make_target([])
