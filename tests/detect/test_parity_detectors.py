@@ -290,4 +290,4 @@ def test_ignored_boxes_are_used_only_above_a_threshold(parity):
 
 def test_default_losses_are_those_of_the_reference():
     assert isinstance(cascade_mask_rcnn().rpn_head.loss_bbox, SmoothL1Loss)
-    assert cascade_mask_rcnn().rpn_head.loss_bbox.beta == pytest.approx(1 / 9)
+    assert cascade_mask_rcnn().rpn_head.loss_bbox.options["beta"] == pytest.approx(1 / 9)

@@ -16,7 +16,7 @@ from detect.models.losses.differences import BalancedL1Loss, L1Loss, SmoothL1Los
 from detect.models.losses.focal import FocalLoss
 from detect.models.losses.harmonized import GHMC, GHMR
 from detect.models.losses.overlaps import CIoULoss, DIoULoss, GIoULoss, IoULoss
-from detect.models.losses.weighting import weighted_loss
+from detect.models.losses.weighting import FunctionLoss, weighted_loss
 
 __all__ = [
     "GHMC",
@@ -26,6 +26,7 @@ __all__ = [
     "CrossEntropyLoss",
     "DIoULoss",
     "FocalLoss",
+    "FunctionLoss",
     "GIoULoss",
     "IoULoss",
     "L1Loss",

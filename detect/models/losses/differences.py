@@ -6,11 +6,11 @@ import math
 from typing import ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from detect.models.arguments import NotNegative, Positive
-from detect.models.losses.weighting import Reduction, weighted_loss
+from detect.models.losses.weighting import FunctionLoss, Reduction, weighted_loss
 from detect.registry import MODELS
 
 
@@ -47,7 +47,7 @@ def balanced_l1_loss(
 
 
 @MODELS.register
-class L1Loss(nn.Module):
+class L1Loss(FunctionLoss):
     """Absolute difference.
 
     Args:
@@ -58,24 +58,11 @@ class L1Loss(nn.Module):
     takes_boxes: ClassVar[bool] = False
 
     def __init__(self, reduction: Reduction = "mean", loss_weight: NotNegative = 1.0) -> None:
-        super().__init__()
-        self.reduction = reduction
-        self.loss_weight = loss_weight
-
-    def forward(
-        self,
-        pred: Tensor,
-        target: Tensor,
-        weight: Tensor | None = None,
-        avg_factor: float | Tensor | None = None,
-        reduction_override: Reduction | None = None,
-    ) -> Tensor:
-        """The loss of ``pred`` and ``target`` of one shape, a scalar unless the reduction is ``none``."""
-        return self.loss_weight * l1_loss(pred, target, weight, reduction_override or self.reduction, avg_factor)
+        super().__init__(l1_loss, reduction, loss_weight)
 
 
 @MODELS.register
-class SmoothL1Loss(nn.Module):
+class SmoothL1Loss(FunctionLoss):
     """Quadratic below ``beta`` and linear above (Fast R-CNN, arXiv 1504.08083).
 
     Args:
@@ -87,27 +74,11 @@ class SmoothL1Loss(nn.Module):
     takes_boxes: ClassVar[bool] = False
 
     def __init__(self, beta: NotNegative = 1.0, reduction: Reduction = "mean", loss_weight: NotNegative = 1.0) -> None:
-        super().__init__()
-        self.beta = beta
-        self.reduction = reduction
-        self.loss_weight = loss_weight
-
-    def forward(
-        self,
-        pred: Tensor,
-        target: Tensor,
-        weight: Tensor | None = None,
-        avg_factor: float | Tensor | None = None,
-        reduction_override: Reduction | None = None,
-    ) -> Tensor:
-        """The loss of ``pred`` and ``target`` of one shape, a scalar unless the reduction is ``none``."""
-        return self.loss_weight * smooth_l1_loss(
-            pred, target, weight, reduction_override or self.reduction, avg_factor, beta=self.beta
-        )
+        super().__init__(smooth_l1_loss, reduction, loss_weight, beta=beta)
 
 
 @MODELS.register
-class BalancedL1Loss(nn.Module):
+class BalancedL1Loss(FunctionLoss):
     """Smooth L1 with more weight for boxes that nearly fit (Libra R-CNN, arXiv 1904.02701).
 
     Args:
@@ -128,29 +99,4 @@ class BalancedL1Loss(nn.Module):
         reduction: Reduction = "mean",
         loss_weight: NotNegative = 1.0,
     ) -> None:
-        super().__init__()
-        self.alpha = alpha
-        self.gamma = gamma
-        self.beta = beta
-        self.reduction = reduction
-        self.loss_weight = loss_weight
-
-    def forward(
-        self,
-        pred: Tensor,
-        target: Tensor,
-        weight: Tensor | None = None,
-        avg_factor: float | Tensor | None = None,
-        reduction_override: Reduction | None = None,
-    ) -> Tensor:
-        """The loss of ``pred`` and ``target`` of one shape, a scalar unless the reduction is ``none``."""
-        return self.loss_weight * balanced_l1_loss(
-            pred,
-            target,
-            weight,
-            reduction_override or self.reduction,
-            avg_factor,
-            alpha=self.alpha,
-            gamma=self.gamma,
-            beta=self.beta,
-        )
+        super().__init__(balanced_l1_loss, reduction, loss_weight, alpha=alpha, gamma=gamma, beta=beta)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import Literal
 
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from detect.models.arguments import NotNegative, Probability
 from detect.models.losses.cross_entropy import one_hot
-from detect.models.losses.weighting import Reduction, weighted_loss
+from detect.models.losses.weighting import FunctionLoss, Reduction, weighted_loss
 from detect.registry import MODELS
 
 
@@ -34,7 +34,7 @@ def sigmoid_focal_loss(pred: Tensor, target: Tensor, *, gamma: float = 2.0, alph
 
 
 @MODELS.register
-class FocalLoss(nn.Module):
+class FocalLoss(FunctionLoss):
     """Focal loss by one sigmoid a class.
 
     Args:
@@ -53,12 +53,8 @@ class FocalLoss(nn.Module):
         reduction: Reduction = "mean",
         loss_weight: NotNegative = 1.0,
     ) -> None:
-        super().__init__()
+        super().__init__(sigmoid_focal_loss, reduction, loss_weight, gamma=gamma, alpha=alpha)
         self.use_sigmoid = use_sigmoid
-        self.gamma = gamma
-        self.alpha = alpha
-        self.reduction = reduction
-        self.loss_weight = loss_weight
 
     def forward(
         self,
@@ -79,12 +75,4 @@ class FocalLoss(nn.Module):
         """
         if pred.dim() != target.dim():
             target = one_hot(target, pred.shape[1])
-        return self.loss_weight * sigmoid_focal_loss(
-            pred,
-            target,
-            weight,
-            reduction_override or self.reduction,
-            avg_factor,
-            gamma=self.gamma,
-            alpha=self.alpha,
-        )
+        return super().forward(pred, target, weight, avg_factor, reduction_override)

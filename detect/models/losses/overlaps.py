@@ -2,6 +2,7 @@
 
 Shapes and names:
     N pairs of boxes; pred and target are boxes (N, 4) as (x1, y1, x2, y2) in pixels, and the loss is (N,).
+    A weight is (N,) or (N, 4).
 """
 
 from __future__ import annotations
@@ -10,11 +11,11 @@ import math
 from typing import ClassVar, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from detect.models.arguments import NotNegative, Positive
 from detect.models.boxes import box_areas
-from detect.models.losses.weighting import Reduction, weighted_loss
+from detect.models.losses.weighting import FunctionLoss, Reduction, weighted_loss
 from detect.registry import MODELS
 
 MIN_UNION = 1e-6
@@ -87,7 +88,7 @@ def _distance_ious(boxes: Tensor, others: Tensor, eps: float) -> tuple[Tensor, T
 
 
 @MODELS.register
-class IoULoss(nn.Module):
+class IoULoss(FunctionLoss):
     """Loss of boxes by their IoU with the ground truths (UnitBox, arXiv 1608.01471).
 
     Args:
@@ -106,28 +107,11 @@ class IoULoss(nn.Module):
         loss_weight: NotNegative = 1.0,
         mode: Literal["linear", "square", "log"] = "log",
     ) -> None:
-        super().__init__()
-        self.eps = eps
-        self.reduction = reduction
-        self.loss_weight = loss_weight
-        self.mode: Literal["linear", "square", "log"] = mode
-
-    def forward(
-        self,
-        pred: Tensor,
-        target: Tensor,
-        weight: Tensor | None = None,
-        avg_factor: float | Tensor | None = None,
-        reduction_override: Reduction | None = None,
-    ) -> Tensor:
-        """The loss of boxes (N, 4), with a weight (N,) or (N, 4); a scalar unless the reduction is ``none``: (N,)."""
-        return self.loss_weight * iou_loss(
-            pred, target, weight, reduction_override or self.reduction, avg_factor, mode=self.mode, eps=self.eps
-        )
+        super().__init__(iou_loss, reduction, loss_weight, mode=mode, eps=eps)
 
 
 @MODELS.register
-class GIoULoss(nn.Module):
+class GIoULoss(FunctionLoss):
     """Loss of boxes by their generalised IoU, which tells how far boxes without overlap are apart (arXiv 1902.09630).
 
     Args:
@@ -139,27 +123,11 @@ class GIoULoss(nn.Module):
     takes_boxes: ClassVar[bool] = True
 
     def __init__(self, eps: Positive = 1e-7, reduction: Reduction = "mean", loss_weight: NotNegative = 1.0) -> None:
-        super().__init__()
-        self.eps = eps
-        self.reduction = reduction
-        self.loss_weight = loss_weight
-
-    def forward(
-        self,
-        pred: Tensor,
-        target: Tensor,
-        weight: Tensor | None = None,
-        avg_factor: float | Tensor | None = None,
-        reduction_override: Reduction | None = None,
-    ) -> Tensor:
-        """The loss of boxes (N, 4), with a weight (N,) or (N, 4); a scalar unless the reduction is ``none``: (N,)."""
-        return self.loss_weight * giou_loss(
-            pred, target, weight, reduction_override or self.reduction, avg_factor, eps=self.eps
-        )
+        super().__init__(giou_loss, reduction, loss_weight, eps=eps)
 
 
 @MODELS.register
-class DIoULoss(nn.Module):
+class DIoULoss(FunctionLoss):
     """Loss of boxes by their IoU and the distance of their centres (arXiv 1911.08287).
 
     Args:
@@ -171,27 +139,11 @@ class DIoULoss(nn.Module):
     takes_boxes: ClassVar[bool] = True
 
     def __init__(self, eps: Positive = 1e-7, reduction: Reduction = "mean", loss_weight: NotNegative = 1.0) -> None:
-        super().__init__()
-        self.eps = eps
-        self.reduction = reduction
-        self.loss_weight = loss_weight
-
-    def forward(
-        self,
-        pred: Tensor,
-        target: Tensor,
-        weight: Tensor | None = None,
-        avg_factor: float | Tensor | None = None,
-        reduction_override: Reduction | None = None,
-    ) -> Tensor:
-        """The loss of boxes (N, 4), with a weight (N,) or (N, 4); a scalar unless the reduction is ``none``: (N,)."""
-        return self.loss_weight * diou_loss(
-            pred, target, weight, reduction_override or self.reduction, avg_factor, eps=self.eps
-        )
+        super().__init__(diou_loss, reduction, loss_weight, eps=eps)
 
 
 @MODELS.register
-class CIoULoss(nn.Module):
+class CIoULoss(FunctionLoss):
     """Loss of boxes by their IoU, the distance of their centres and the ratios of their sides (arXiv 2005.03572).
 
     Args:
@@ -203,20 +155,4 @@ class CIoULoss(nn.Module):
     takes_boxes: ClassVar[bool] = True
 
     def __init__(self, eps: Positive = 1e-7, reduction: Reduction = "mean", loss_weight: NotNegative = 1.0) -> None:
-        super().__init__()
-        self.eps = eps
-        self.reduction = reduction
-        self.loss_weight = loss_weight
-
-    def forward(
-        self,
-        pred: Tensor,
-        target: Tensor,
-        weight: Tensor | None = None,
-        avg_factor: float | Tensor | None = None,
-        reduction_override: Reduction | None = None,
-    ) -> Tensor:
-        """The loss of boxes (N, 4), with a weight (N,) or (N, 4); a scalar unless the reduction is ``none``: (N,)."""
-        return self.loss_weight * ciou_loss(
-            pred, target, weight, reduction_override or self.reduction, avg_factor, eps=self.eps
-        )
+        super().__init__(ciou_loss, reduction, loss_weight, eps=eps)

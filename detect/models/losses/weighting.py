@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any, Literal, Protocol, get_args
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from dpipe.errors import InputError
 
@@ -57,6 +57,44 @@ def weighted_loss(function: Callable[..., Tensor]) -> WeightedLoss:
         return weigh_and_reduce(function(pred, target, **options), weight, reduction, avg_factor)
 
     return weighted
+
+
+class FunctionLoss(nn.Module):
+    """A loss by a function that has been given weights and reductions; what names and describes it is its subclass.
+
+    Args:
+        function: Made by :func:`weighted_loss`.
+        reduction: ``mean``, ``sum`` or ``none``.
+        loss_weight: What the result is multiplied by.
+        **options: Given to the function in every call.
+    """
+
+    def __init__(self, function: WeightedLoss, reduction: Reduction, loss_weight: float, **options: Any) -> None:
+        super().__init__()
+        self.function = function
+        self.reduction = reduction
+        self.loss_weight = loss_weight
+        self.options = options
+
+    def forward(
+        self,
+        pred: Tensor,
+        target: Tensor,
+        weight: Tensor | None = None,
+        avg_factor: float | Tensor | None = None,
+        reduction_override: Reduction | None = None,
+    ) -> Tensor:
+        """The loss, a scalar unless the reduction is ``none``; see :func:`weigh_and_reduce`.
+
+        Args:
+            pred: What the function takes.
+            target: Of the same shape.
+            weight: A factor for each element, or for each row.
+            avg_factor: What the sum is divided by.
+            reduction_override: Replaces ``reduction``.
+        """
+        reduction = reduction_override or self.reduction
+        return self.loss_weight * self.function(pred, target, weight, reduction, avg_factor, **self.options)
 
 
 def weigh_and_reduce(
