@@ -18,7 +18,14 @@ from torch import Tensor, nn
 
 from detect.models.arguments import Count, Counts
 from detect.models.layers import xavier_init
-from detect.models.necks.fpn import finish_pyramid, lateral_convs, output_convs, pyramid_strides
+from detect.models.necks.fpn import (
+    add_extra_levels,
+    lateral_convs,
+    make_laterals,
+    output_convs,
+    pyramid_strides,
+    sum_and_smooth,
+)
 from detect.registry import MODELS
 from dpipe.errors import InputError
 
@@ -89,11 +96,12 @@ class AugFPN(nn.Module):
             The pyramid (``num_outs`` levels) and the raw laterals (L levels, before context and top-down path),
             each level (N, out_channels, H_l, W_l), finest first.
         """
-        raw_laterals = tuple(conv(feature) for conv, feature in zip(self.lateral_convs, features, strict=True))
+        raw_laterals = tuple(make_laterals(self.lateral_convs, features))
         laterals = list(raw_laterals)
         if self.residual_augmentation:
             laterals[-1] = laterals[-1] + self._context(features[-1])
-        return finish_pyramid(laterals, self.fpn_convs, len(self.channels)), raw_laterals
+        outs = sum_and_smooth(laterals, self.fpn_convs)
+        return add_extra_levels(outs, None, (), False, len(self.channels)), raw_laterals
 
     def _context(self, top: Tensor) -> Tensor:
         """Pools the top level (N, C_L, H, W) at several ratios and fuses the contexts to (N, out_channels, H, W)."""

@@ -82,13 +82,22 @@ class FPN(nn.Module):
         Returns:
             Levels of the pyramid, (N, out_channels, H_l, W_l), finest first.
         """
-        inputs = features[self.taken]
-        laterals = [conv(feature) for conv, feature in zip(self.lateral_convs, inputs, strict=True)]
-        convs = list(self.fpn_convs)
-        outs = finish_pyramid(laterals, convs[: len(laterals)], len(laterals))
-        sources = {"on_input": inputs[-1], "on_lateral": laterals[-1], "on_output": outs[-1]}
+        laterals, outs = self.top_down(features)
+        return self.with_extra_levels(features, laterals, outs)
+
+    def top_down(self, features: Sequence[Tensor]) -> tuple[list[Tensor], tuple[Tensor, ...]]:
+        """The laterals and the smoothed sums of the levels that are taken, (N, out_channels, H_l, W_l) each."""
+        laterals = make_laterals(self.lateral_convs, features[self.taken])
+        return laterals, sum_and_smooth(laterals, list(self.fpn_convs)[: len(laterals)])
+
+    def with_extra_levels(
+        self, features: Sequence[Tensor], laterals: Sequence[Tensor], outs: Sequence[Tensor]
+    ) -> tuple[Tensor, ...]:
+        """The pyramid's levels, given those of the backbone, the laterals and the levels without the extra ones."""
+        sources = {"on_input": features[-1], "on_lateral": laterals[-1], "on_output": outs[-1]}
         source = None if self.extra_source is None else sources[self.extra_source]
-        return add_extra_levels(outs, source, convs[len(laterals) :], self.relu_before_extra_convs, len(self.channels))
+        convs = list(self.fpn_convs)[len(laterals) :]
+        return add_extra_levels(outs, source, convs, self.relu_before_extra_convs, len(self.channels))
 
 
 def taken_levels(num_levels: int, start_level: int, end_level: int, num_outs: int) -> slice:
@@ -134,14 +143,18 @@ def output_convs(num_levels: int, out_channels: int) -> nn.ModuleList:
     return nn.ModuleList([ConvModule(out_channels, out_channels, 3) for _ in range(num_levels)])
 
 
-def finish_pyramid(laterals: Sequence[Tensor], convs: Iterable[nn.Module], num_outs: int) -> tuple[Tensor, ...]:
-    """Takes laterals (N, C, H_l, W_l), finest first, through top-down path, smoothing convolutions and extra levels."""
+def make_laterals(convs: Iterable[nn.Module], levels: Sequence[Tensor]) -> list[Tensor]:
+    """Brings levels (N, C_l, H_l, W_l), one for each convolution, to the same number of channels."""
+    return [conv(level) for conv, level in zip(convs, levels, strict=True)]
+
+
+def sum_and_smooth(laterals: Sequence[Tensor], convs: Iterable[nn.Module]) -> tuple[Tensor, ...]:
+    """Takes laterals (N, C, H_l, W_l), finest first, through the top-down path and the smoothing convolutions."""
     summed = [laterals[-1]]
     for lateral in reversed(laterals[:-1]):
         # To the lateral's own size, for a level of odd size is not twice the one above it.
         summed.append(lateral + F.interpolate(summed[-1], size=lateral.shape[-2:], mode="nearest"))
-    outs = [conv(level) for conv, level in zip(convs, reversed(summed), strict=True)]
-    return add_extra_levels(outs, None, (), False, num_outs)
+    return tuple(conv(level) for conv, level in zip(convs, reversed(summed), strict=True))
 
 
 def extra_source(add_extra_convs: bool | ExtraConvs) -> ExtraConvs | None:

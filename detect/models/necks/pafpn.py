@@ -11,23 +11,12 @@ from torch import Tensor, nn
 
 from detect.models.arguments import Count, CountOrZero, Counts
 from detect.models.layers import ConvModule, xavier_init
-from detect.models.necks.fpn import (
-    ExtraConvs,
-    add_extra_levels,
-    extra_convs,
-    extra_source,
-    finish_pyramid,
-    lateral_convs,
-    output_convs,
-    pyramid_strides,
-    taken_levels,
-)
+from detect.models.necks.fpn import FPN, ExtraConvs, output_convs
 from detect.registry import MODELS
-from dpipe.errors import InputError
 
 
 @MODELS.register
-class PAFPN(nn.Module):
+class PAFPN(FPN):
     """Path aggregation network (PANet, arXiv 1803.01534, section 3.1).
 
     The pyramid of an FPN goes through a bottom-up path: from the second level on, the level below, brought to its size
@@ -65,23 +54,23 @@ class PAFPN(nn.Module):
         add_extra_convs: bool | ExtraConvs = False,
         relu_before_extra_convs: bool = False,
     ) -> None:
-        super().__init__()
-        if len(strides) != len(in_channels):
-            raise InputError(f"a neck of {len(in_channels)} in_channels needs as many strides, got {list(strides)}")
-        self.taken = taken_levels(len(in_channels), start_level, end_level, num_outs)
-        in_channels = in_channels[self.taken]
-        self.strides = pyramid_strides(strides[self.taken], len(in_channels), num_outs)
-        self.channels = (out_channels,) * num_outs
-        self.extra_source = extra_source(add_extra_convs)
-        self.relu_before_extra_convs = relu_before_extra_convs
-        self.lateral_convs = lateral_convs(in_channels, out_channels)
-        self.fpn_convs = output_convs(len(in_channels), out_channels)
-        self.fpn_convs.extend(extra_convs(self.extra_source, in_channels, out_channels, num_outs))
-        self.downsample_convs = nn.ModuleList(
-            [ConvModule(out_channels, out_channels, 3, stride=2) for _ in in_channels[1:]]
+        super().__init__(
+            in_channels,
+            out_channels,
+            num_outs,
+            strides,
+            start_level,
+            end_level,
+            add_extra_convs,
+            relu_before_extra_convs,
         )
-        self.pafpn_convs = output_convs(len(in_channels) - 1, out_channels)
-        xavier_init(self)
+        steps = len(self.lateral_convs) - 1
+        self.downsample_convs = nn.ModuleList(
+            [ConvModule(out_channels, out_channels, 3, stride=2) for _ in range(steps)]
+        )
+        self.pafpn_convs = output_convs(steps, out_channels)
+        xavier_init(self.downsample_convs)
+        xavier_init(self.pafpn_convs)
 
     def forward(self, features: Sequence[Tensor]) -> tuple[Tensor, ...]:
         """Makes the pyramid.
@@ -92,14 +81,9 @@ class PAFPN(nn.Module):
         Returns:
             Levels of the pyramid, (N, out_channels, H_l, W_l), finest first.
         """
-        inputs = features[self.taken]
-        laterals = [conv(feature) for conv, feature in zip(self.lateral_convs, inputs, strict=True)]
-        convs = list(self.fpn_convs)
-        top_down = finish_pyramid(laterals, convs[: len(laterals)], len(laterals))
+        laterals, top_down = self.top_down(features)
         below, outs = top_down[0], [top_down[0]]
         for level, downsample, smooth in zip(top_down[1:], self.downsample_convs, self.pafpn_convs, strict=True):
             below = level + downsample(below)
             outs.append(smooth(below))
-        sources = {"on_input": inputs[-1], "on_lateral": laterals[-1], "on_output": outs[-1]}
-        source = None if self.extra_source is None else sources[self.extra_source]
-        return add_extra_levels(outs, source, convs[len(laterals) :], self.relu_before_extra_convs, len(self.channels))
+        return self.with_extra_levels(features, laterals, outs)
