@@ -30,16 +30,18 @@ def check_levels(detector: nn.Module, dense_head: nn.Module, auxiliary_head: nn.
     """Checks what the heads of a detector take the levels to be against what its backbone and neck tell of them.
 
     Args:
-        detector: Has a ``backbone`` and a ``neck``. What reads levels has ``level_strides`` or ``level_channels``.
-        dense_head: Reads all levels of the neck; others read the finest.
+        detector: Has a ``backbone`` and a ``neck``, which may be None. What reads levels has ``level_strides`` or
+            ``level_channels``.
+        dense_head: Reads all levels of the neck (of the backbone without one); others read the finest.
         auxiliary_head: Reads all laterals.
 
     Raises:
         InputError: If strides or channels differ.
     """
     owner = type(detector).__name__
-    strides = getattr(detector.neck, "strides", None)
-    channels = getattr(detector.neck, "channels", None)
+    source, source_name = (detector.backbone, "backbone") if detector.neck is None else (detector.neck, "neck")
+    strides = getattr(source, "strides", None)
+    channels = getattr(source, "channels", None)
     lateral_strides = getattr(detector.backbone, "strides", ())
     for name, part in detector.named_modules():
         told = getattr(part, "level_strides", None)
@@ -48,7 +50,11 @@ def check_levels(detector: nn.Module, dense_head: nn.Module, auxiliary_head: nn.
             expected = strides if part is dense_head else strides[: len(told)]
             least = len(lateral_strides) if part is auxiliary_head else 1
             if tuple(told) != tuple(expected) or len(told) < least:
-                raise InputError(f"{owner}: {name} has the strides {list(told)}, but the neck's are {list(strides)}")
+                raise InputError(
+                    f"{owner}: {name} has the strides {list(told)}, but the {source_name}'s are {list(strides)}"
+                )
         width = getattr(part, "level_channels", None)
         if width is not None and channels is not None and set(channels) != {width}:
-            raise InputError(f"{owner}: {name} has in_channels {width}, but the neck's levels have {list(channels)}")
+            raise InputError(
+                f"{owner}: {name} has in_channels {width}, but the {source_name}'s levels have {list(channels)}"
+            )

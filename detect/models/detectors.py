@@ -12,7 +12,7 @@ from detect.models.channels import check_levels
 from detect.models.detections import Detections
 from detect.models.interfaces import DenseHead, JointDenseHead, Proposals, RoIHead
 from detect.models.roi_heads.auxiliary import AuxiliaryHead
-from detect.models.single_stage import one_class, require_proposing
+from detect.models.single_stage import one_class, pyramid, require_proposing
 from detect.registry import MODELS
 from dpipe.errors import InputError
 
@@ -26,7 +26,7 @@ class TwoStageDetector(nn.Module):
 
     Args:
         backbone: Maps images (N, 3, H, W) to levels, finest first.
-        neck: Maps the backbone's levels to the pyramid that the heads read.
+        neck: Maps the backbone's levels to the pyramid that the heads read; None hands them to the heads as they are.
         rpn_head: Any dense head (``loss``, ``propose``; best with ``loss_and_propose``); it is built with one class.
         roi_head: Any RoI head (``sample``, ``loss``, ``predict``).
         auxiliary_head: Consistent supervision of the laterals of an AugFPN, in training.
@@ -40,16 +40,15 @@ class TwoStageDetector(nn.Module):
     def __init__(
         self,
         backbone: nn.Module,
-        neck: nn.Module,
+        neck: nn.Module | None,
         rpn_head: nn.Module,
         roi_head: nn.Module,
         auxiliary_head: AuxiliaryHead | None = None,
     ) -> None:
         super().__init__()
         if auxiliary_head is not None and not hasattr(neck, "pyramid_and_laterals"):
-            raise InputError(
-                f"TwoStageDetector: auxiliary_head needs raw laterals, which {type(neck).__name__} does not hand out"
-            )
+            owner = "a detector without a neck" if neck is None else type(neck).__name__
+            raise InputError(f"TwoStageDetector: auxiliary_head needs raw laterals, which {owner} does not hand out")
         require_proposing(rpn_head, "TwoStageDetector: rpn_head")
         require(roi_head, ("sample", "loss", "predict"), "TwoStageDetector: roi_head")
         check_classes([roi_head] if auxiliary_head is None else [roi_head, auxiliary_head], "TwoStageDetector")
@@ -75,13 +74,13 @@ class TwoStageDetector(nn.Module):
         levels = self.backbone(images)
         if self.training:
             return self._losses(levels, targets)
-        features = self.neck(levels)
+        features = pyramid(self.neck, levels)
         proposals = cast(DenseHead, self.rpn_head).propose(features, targets)
         return cast(RoIHead, self.roi_head).predict(_contiguous(features), [boxes for boxes, _ in proposals], targets)
 
     def _losses(self, levels: Sequence[Tensor], targets: Sequence[Target]) -> dict[str, Tensor]:
         if self.auxiliary_head is None:
-            features = self.neck(levels)
+            features = pyramid(self.neck, levels)
         else:
             features, laterals = cast(Any, self.neck).pyramid_and_laterals(levels)
         roi_head = cast(RoIHead, self.roi_head)

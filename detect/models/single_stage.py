@@ -26,7 +26,7 @@ class SingleStageDetector(nn.Module):
 
     Args:
         backbone: Maps images (N, 3, H, W) to levels, finest first.
-        neck: Maps the backbone's levels to the pyramid that the head reads.
+        neck: Maps the backbone's levels to the pyramid that the head reads; None hands them to the head as they are.
         bbox_head: A dense head that detects (``loss``, ``predict``).
 
     Attributes:
@@ -36,7 +36,7 @@ class SingleStageDetector(nn.Module):
         InputError: If parts do not fit each other.
     """
 
-    def __init__(self, backbone: nn.Module, neck: nn.Module, bbox_head: nn.Module) -> None:
+    def __init__(self, backbone: nn.Module, neck: nn.Module | None, bbox_head: nn.Module) -> None:
         super().__init__()
         require(bbox_head, ("loss", "predict", "num_classes"), "SingleStageDetector: bbox_head")
         self.backbone = backbone
@@ -57,7 +57,7 @@ class SingleStageDetector(nn.Module):
             In training a dict of scalars, in evaluation for each image its Detections in coordinates of the original
             image.
         """
-        features = self.neck(self.backbone(images))
+        features = pyramid(self.neck, self.backbone(images))
         head = cast(DenseDetectionHead, self.bbox_head)
         return head.loss(features, targets) if self.training else head.predict(features, targets)
 
@@ -71,7 +71,7 @@ class RPN(nn.Module):
 
     Args:
         backbone: Maps images (N, 3, H, W) to levels, finest first.
-        neck: Maps the backbone's levels to the pyramid that the head reads.
+        neck: Maps the backbone's levels to the pyramid that the head reads; None hands them to the head as they are.
         rpn_head: Any dense head (``loss``, ``propose``); it is built with one class.
 
     Attributes:
@@ -84,7 +84,7 @@ class RPN(nn.Module):
     part_context: ClassVar[dict[str, dict[str, Any]]] = {"rpn_head": {"num_classes": 1}}
     proposes: ClassVar[bool] = True
 
-    def __init__(self, backbone: nn.Module, neck: nn.Module, rpn_head: nn.Module) -> None:
+    def __init__(self, backbone: nn.Module, neck: nn.Module | None, rpn_head: nn.Module) -> None:
         super().__init__()
         require_proposing(rpn_head, "RPN: rpn_head")
         self.backbone = backbone
@@ -104,7 +104,7 @@ class RPN(nn.Module):
             In training a dict of scalars, in evaluation for each image its proposals as Detections of label 0, in
             coordinates of the original image.
         """
-        features = self.neck(self.backbone(images))
+        features = pyramid(self.neck, self.backbone(images))
         head = cast(DenseHead, self.bbox_head)
         if self.training:
             return head.loss(features, one_class(targets))
@@ -112,6 +112,11 @@ class RPN(nn.Module):
             Detections(to_original(boxes, target), scores, torch.zeros_like(scores, dtype=torch.int64))
             for (boxes, scores), target in zip(head.propose(features, targets), targets, strict=True)
         ]
+
+
+def pyramid(neck: nn.Module | None, levels: Sequence[Tensor]) -> Sequence[Tensor]:
+    """What heads read: the backbone's levels as the neck maps them, or without a neck as they are."""
+    return levels if neck is None else neck(levels)
 
 
 def one_class(targets: Sequence[Target]) -> list[Target]:

@@ -109,7 +109,7 @@ def test_values_out_of_range_are_told_with_their_key(key, values):
         (f"{AUX}.strides=[4]", "auxiliary_head has the strides [4]"),
         (f"{RPN}.in_channels=7", "rpn_head has in_channels 7, but the neck's levels have [64, 64, 64, 64, 64]"),
         (f"{RPN}.assigner.pos_iou_thr=0.2", "MaxIoUAssigner: neg_iou_thr 0.3 is above pos_iou_thr 0.2"),
-        (f"{RPN}.loss_cls.use_sigmoid=false", "RPNHead: loss_cls needs use_sigmoid true, got false"),
+        (f"{RPN}.loss_cls={{use_sigmoid: false, class_weight: [1]}}", "needs a class_weight of 2 numbers, got 1"),
         (f"{RPN}.loss_bbox={{_delete_: true, type: CrossEntropyLoss}}", "RPNHead: loss_bbox cannot be a Cross"),
         (f"{RPN}.loss_cls={{_delete_: true, type: ResNet}}", "ResNet, whose forward has no avg_factor"),
         (f"{HEAD}.loss_cls={{type: torch.nn.CrossEntropyLoss}}", "Shared2FCBBoxHead: loss_cls cannot be a Cross"),

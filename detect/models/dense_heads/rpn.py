@@ -1,15 +1,14 @@
 """The region proposal network (Faster R-CNN, arXiv 1506.01497) on a pyramid (FPN, arXiv 1612.03144).
 
 Shapes and names:
-    N images; L levels; A anchors a position; H, W size of a level's feature map; n = sum of H * W * A over levels, in
-    the order level, row, column, anchor.
-    logits: (N, n); deltas: (N, n, 4) relative to anchors (n, 4).
+    N images; L levels; A anchors a position; C logits an anchor, 1 with a sigmoid and 2 with a softmax; H, W size of a
+    level's feature map; n = sum of H * W * A over levels, in the order level, row, column, anchor.
+    logits: (N, n, C); deltas: (N, n, 4) relative to anchors (n, 4).
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
@@ -21,6 +20,7 @@ from detect.models.arguments import Count, Counts, NotNegative, Positives, Proba
 from detect.models.assign import NEGATIVE, Assigner, Assignment, MaxIoUAssigner, RandomSampler, Sampler
 from detect.models.boxes import DeltaCoder, group_nms, image_bounds, on_device, regression_loss
 from detect.models.channels import common_channels
+from detect.models.dense_heads.rpn_outputs import AnchorSamples, RPNOutputs, objectness
 from detect.models.interfaces import Proposals
 from detect.models.losses import CrossEntropyLoss, SmoothL1Loss
 from detect.models.prior_roles import IGNORED, NEGATIVE_ROLE, OUTSIDE, POSITIVE_ROLE, PriorRoles
@@ -32,50 +32,11 @@ if TYPE_CHECKING:
     from dpipe.target import Target
 
 
-@dataclass(frozen=True)
-class RPNOutputs:
-    """Raw predictions: for each level logits (N, A, H, W) and deltas (N, 4 * A, H, W)."""
-
-    logits: list[Tensor]
-    deltas: list[Tensor]
-
-    @property
-    def sizes(self) -> list[tuple[int, int]]:
-        """(H, W) of each level."""
-        return [(level.shape[2], level.shape[3]) for level in self.logits]
-
-    def flat_logits(self) -> list[Tensor]:
-        """For each level (N, H * W * A)."""
-        return [level.permute(0, 2, 3, 1).flatten(1) for level in self.logits]
-
-    def flat_deltas(self) -> list[Tensor]:
-        """For each level (N, H * W * A, 4)."""
-        return [level.permute(0, 2, 3, 1).reshape(len(level), -1, 4) for level in self.deltas]
-
-
-@dataclass(frozen=True)
-class AnchorSamples:
-    """The anchors of one image that take part in the loss, as indices into all n anchors.
-
-    Attributes:
-        positives: (P,) int64.
-        negatives: (Q,) int64.
-        gt_indices: (P,) int64, each positive's ground truth.
-    """
-
-    positives: Tensor
-    negatives: Tensor
-    gt_indices: Tensor
-
-    @property
-    def avg_factor(self) -> int:
-        """What this image adds to the divisor of both losses: its samples, of either kind at least one."""
-        return max(len(self.positives), 1) + max(len(self.negatives), 1)
-
-
 @MODELS.register
 class RPNHead(nn.Module):
-    """A 3x3 convolution, then objectness by sigmoid and box deltas for every anchor.
+    """A 3x3 convolution, then objectness and box deltas for every anchor.
+
+    Objectness is one logit by a sigmoid, or two, foreground and background, by a softmax: as ``loss_cls`` has it.
 
     Args:
         in_channels: Channels of the levels (all alike).
@@ -90,7 +51,8 @@ class RPNHead(nn.Module):
         pad_divisor: Each image's own padded size is its size rounded up to multiples of this (Pad's ``size_divisor``);
             anchors on positions beyond it, which only a larger image of the batch brought about, are not trained. A
             recipe that does not set it gets that of its ``Pad``.
-        loss_cls: A loss of classes by sigmoid; cross entropy without one.
+        loss_cls: A loss of classes, by a sigmoid or (``use_sigmoid: false``) a softmax of two; cross entropy by sigmoid
+            without one.
         loss_bbox: A loss of boxes, decoded for those that take boxes (IoU); smooth L1 with beta 1/9 without one.
         nms_iou: Of two proposals of a level with a greater IoU only the better is kept.
         min_size: Proposals must be wider and higher than this many pixels.
@@ -134,7 +96,9 @@ class RPNHead(nn.Module):
         self.pad_divisor = pad_divisor
         self.loss_cls = loss_cls or CrossEntropyLoss(use_sigmoid=True)
         self.loss_bbox = loss_bbox or SmoothL1Loss(beta=1 / 9)
-        check_loss(self.loss_cls, "RPNHead: loss_cls", sigmoid=True, num_logits=1)
+        use_sigmoid = getattr(self.loss_cls, "use_sigmoid", True)
+        num_logits = 1 if use_sigmoid else 2
+        check_loss(self.loss_cls, "RPNHead: loss_cls", sigmoid=use_sigmoid, num_logits=num_logits)
         check_loss(self.loss_bbox, "RPNHead: loss_bbox")
         self.nms_iou = nms_iou
         self.min_size = min_size
@@ -147,7 +111,7 @@ class RPNHead(nn.Module):
         self.level_strides = self.anchors.strides
         self.level_channels = common_channels(in_channels, "RPNHead")
         self.rpn_conv = nn.Conv2d(self.level_channels, feat_channels, 3, padding=1)
-        self.rpn_cls = nn.Conv2d(feat_channels, num_anchors, 1)
+        self.rpn_cls = nn.Conv2d(feat_channels, num_anchors * num_logits, 1)
         self.rpn_reg = nn.Conv2d(feat_channels, num_anchors * 4, 1)
         for conv in (self.rpn_conv, self.rpn_cls, self.rpn_reg):
             nn.init.normal_(conv.weight, std=0.01)
@@ -235,14 +199,14 @@ class RPNHead(nn.Module):
         anchors = torch.cat(list(grids))
         samples = self.sample_anchors(anchors, outputs.sizes, targets)
         avg_factor = sum(s.avg_factor for s in samples)
-        logits = torch.cat(outputs.flat_logits(), dim=1)  # (N, n)
+        logits = torch.cat(outputs.flat_logits(), dim=1)  # (N, n, C)
         deltas = torch.cat(outputs.flat_deltas(), dim=1)  # (N, n, 4)
         # Only sampled anchors have a weight in the loss: it is computed of them alone.
         positive_logits = torch.cat([logits[i, s.positives] for i, s in enumerate(samples)])
         negative_logits = torch.cat([logits[i, s.negatives] for i, s in enumerate(samples)])
         labels = torch.ones(len(positive_logits) + len(negative_logits), dtype=torch.int64, device=logits.device)
         labels[: len(positive_logits)] = 0  # the one foreground class; 1 is the background
-        loss_cls = self.loss_cls(torch.cat([positive_logits, negative_logits])[:, None], labels, avg_factor=avg_factor)
+        loss_cls = self.loss_cls(torch.cat([positive_logits, negative_logits]), labels, avg_factor=avg_factor)
         positive_anchors = torch.cat([anchors[s.positives] for s in samples])
         positive_deltas = torch.cat([deltas[i, s.positives] for i, s in enumerate(samples)])
         gt_boxes = torch.cat([target.boxes[s.gt_indices] for s, target in zip(samples, targets, strict=True)])
@@ -260,8 +224,8 @@ class RPNHead(nn.Module):
         for level, (logits, deltas, anchors) in enumerate(
             zip(outputs.flat_logits(), outputs.flat_deltas(), grids, strict=True)
         ):
-            logits, order = logits.topk(min(nms_pre, logits.shape[1]), dim=1)  # (N, k)
-            level_logits.append(logits)
+            best, order = objectness(logits).topk(min(nms_pre, logits.shape[1]), dim=1)  # (N, k)
+            level_logits.append(best)
             level_anchors.append(anchors[order])  # (N, k, 4)
             level_deltas.append(deltas.gather(1, order[..., None].expand(-1, -1, 4)))
             level_numbers.append(torch.full_like(order[0], level))

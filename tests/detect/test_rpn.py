@@ -1,0 +1,119 @@
+"""The RPN's two-class softmax, and detectors without a neck."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from detect.models.dense_heads.rpn import RPNHead
+from detect.models.detectors import total_loss
+from detect.models.losses import CrossEntropyLoss
+from detect.registry import MODELS
+from dpipe.errors import InputError
+
+OBJECTS = [(10, 10, 50, 50), (40, 20, 90, 60)]
+C4 = {"type": "ResNet", "depth": 18, "base_channels": 4, "num_stages": 3, "out_indices": [2]}
+C4_RPN = {"type": "RPNHead", "feat_channels": 8, "scales": [1, 2, 4], "loss_cls": {"type": "CrossEntropyLoss"}}
+ROI_HEAD = {
+    "type": "StandardRoIHead",
+    "bbox_roi_extractor": {"type": "SingleRoIExtractor", "output_size": 7},
+    "bbox_head": {"type": "Shared2FCBBoxHead", "fc_out_channels": 8},
+    "score_thr": 0.0,
+}
+FCOS = {"type": "FCOSHead", "feat_channels": 8, "num_groups": 4, "regress_ranges": [[-1, 1e8]], "score_thr": 0.0}
+WITHOUT_NECK = {
+    "RPN": {"rpn_head": C4_RPN},
+    "TwoStageDetector": {"rpn_head": C4_RPN, "roi_head": ROI_HEAD},
+    "SingleStageDetector": {"bbox_head": FCOS},
+}
+
+
+def by_softmax_and_by_sigmoid(seed=0):
+    """Two heads of equal objectness: the background's logit of one is nought, and so is that of the other's sigmoid."""
+    torch.manual_seed(seed)
+    softmax = RPNHead(8, (8, 16), feat_channels=8, loss_cls=CrossEntropyLoss())
+    sigmoid = RPNHead(8, (8, 16), feat_channels=8)
+    with torch.no_grad():
+        softmax.rpn_cls.weight.normal_()
+        softmax.rpn_cls.bias.normal_()
+        softmax.rpn_cls.weight[1::2] = softmax.rpn_cls.bias[1::2] = 0.0
+    weights = softmax.state_dict()
+    for name in ("rpn_cls.weight", "rpn_cls.bias"):
+        weights[name] = weights[name][::2]
+    sigmoid.load_state_dict(weights)
+    return softmax, sigmoid
+
+
+def levels():
+    return [torch.randn(2, 8, 8, 12), torch.randn(2, 8, 4, 6)]
+
+
+def test_two_logits_an_anchor_foreground_first(make_target):
+    softmax, sigmoid = by_softmax_and_by_sigmoid()
+    assert softmax.rpn_cls.weight.shape == (6, 8, 1, 1)
+    features, targets = levels(), [make_target(OBJECTS), make_target([])]
+    for training in (True, False):
+        for head in (softmax, sigmoid):
+            head.train(training)
+            head.sampler.num = 10**6  # no draw is random where all are taken
+        (theirs, their_proposals), (ours, our_proposals) = (
+            head.loss_and_propose(features, targets) for head in (sigmoid, softmax)
+        )
+        torch.testing.assert_close(ours, theirs)
+        for one, other in zip(our_proposals, their_proposals, strict=True):
+            torch.testing.assert_close(one, other)
+
+
+def test_a_greater_background_lowers_scores_and_raises_the_loss_of_objects(make_target):
+    softmax, _ = by_softmax_and_by_sigmoid()
+    features, target = levels(), make_target(OBJECTS)
+    before = softmax.propose(features, [target])[0][1]
+    with torch.no_grad():
+        softmax.rpn_cls.bias[1::2] += 1.0
+    after = softmax.propose(features, [target])[0][1]
+    # The same order, as every background grew alike.
+    torch.testing.assert_close(after, (before.logit() - 1).sigmoid())
+
+
+def test_class_weights_of_a_softmax_are_the_foregrounds_and_the_backgrounds(make_target):
+    features, target = levels(), make_target(OBJECTS)
+    losses = []
+    for weights in ([1.0, 0.0], [0.0, 1.0], [1.0, 1.0]):
+        softmax, _ = by_softmax_and_by_sigmoid()
+        softmax.sampler.num = 10**6
+        softmax.loss_cls = CrossEntropyLoss(class_weight=weights)
+        losses.append(softmax.loss(features, [target])["loss_rpn_cls"])
+    assert losses[0] > 0
+    torch.testing.assert_close(losses[0] + losses[1], losses[2])
+    with pytest.raises(InputError, match="RPNHead: loss_cls needs a class_weight of 1 numbers, got 2"):
+        RPNHead(8, (8, 16), loss_cls=CrossEntropyLoss(use_sigmoid=True, class_weight=[1.0, 1.0]))
+
+
+@pytest.mark.parametrize("kind", list(WITHOUT_NECK))
+def test_detectors_without_a_neck(kind, make_target):
+    torch.manual_seed(0)
+    node = {"type": kind, "backbone": C4, "neck": None, **WITHOUT_NECK[kind]}
+    model = MODELS.build(node, {"num_classes": 3})
+    # The stage that nothing reads is not there.
+    names = set(model.state_dict())
+    assert not [name for name in names if name.startswith(("neck", "backbone.layer4"))]
+    losses = model.train()(torch.randn(2, 3, 64, 96), [make_target(OBJECTS), make_target([])])
+    total_loss(losses).backward()
+    assert [name for name, weight in model.named_parameters() if weight.grad is None] == []
+    with torch.no_grad():
+        found = model.eval()(torch.randn(2, 3, 64, 96), [make_target([]), make_target([], size=(50, 60))])
+    assert all(len(detections) for detections in found)
+
+
+def test_what_a_backbone_without_a_neck_hands_out_must_fit():
+    node = {"type": "RPN", "backbone": C4, "neck": None}
+    with pytest.raises(InputError, match=r"RPN: bbox_head has the strides \[8\], but the backbone's are \[16\]"):
+        MODELS.build({**node, "rpn_head": {**C4_RPN, "strides": [8]}}, {})
+    with pytest.raises(InputError, match=r"RPN: bbox_head has in_channels 8, but the backbone's levels have \[16\]"):
+        MODELS.build({**node, "rpn_head": {**C4_RPN, "in_channels": 8}}, {})
+    supervised = {
+        **WITHOUT_NECK["TwoStageDetector"],
+        "auxiliary_head": {"type": "AuxiliaryHead", "bbox_head": {"type": "Shared2FCBBoxHead"}},
+    }
+    with pytest.raises(InputError, match="raw laterals, which a detector without a neck does not hand out"):
+        MODELS.build({**node, "type": "TwoStageDetector", **supervised}, {"num_classes": 3})
