@@ -29,6 +29,7 @@ from omegaconf.errors import OmegaConfBaseException
 from dpipe.building.problems import KeyPath, Problem, dotted, nearest, report
 from dpipe.building.yaml_source import Located, Origin, dump_yaml, parse_yaml, read_yaml
 from dpipe.errors import InputError
+from dpipe.registry import search_beside
 
 __all__ = ["Recipe", "dump_yaml", "find_recipe", "load_recipe", "shipped_recipes"]
 
@@ -95,6 +96,9 @@ def find_recipe(name_or_path: str | Path, relative_to: Path | None = None) -> Pa
 def load_recipe(name_or_path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     """Loads a recipe with its bases, applies overrides, and interpolates.
 
+    Modules that it names are looked for in the folder of its file too, so that a recipe and parts beside it are found
+    from everywhere.
+
     Args:
         name_or_path: A file, or the name of a shipped recipe.
         overrides: ``key.path=value``; the value is YAML. A mapping merges into what is there, as in a file.
@@ -107,6 +111,7 @@ def load_recipe(name_or_path: str | Path, overrides: Sequence[str] = ()) -> Reci
             interpolation names no key.
     """
     path = find_recipe(name_or_path)
+    search_beside(None if path in shipped_recipes().values() else path)
     tree = _load_file(path, ())
     for override in overrides:
         tree = _apply_override(tree, override)

@@ -1,9 +1,9 @@
 """Names of parts to classes: what the ``type:`` of a recipe may say.
 
 A name is that of a registered class, or a dotted path to a class of one's own. The latter, and a recipe's
-``custom_imports``, run Python code that the recipe names, found among installed packages and in the current directory:
-a recipe with either of them deserves the trust that its code does. Classes of the standard library are refused under
-whatever name they can be imported. Nothing else in a recipe runs code.
+``custom_imports``, run Python code that the recipe names, found among installed packages, in the folder of the
+recipe's file and in the current one: a recipe with either of them deserves the trust that its code does. Classes of the
+standard library are refused under whatever name they can be imported. Nothing else in a recipe runs code.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import os
 import pkgutil
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from types import ModuleType
 from typing import Any, TypeVar
 
@@ -124,15 +125,24 @@ def import_module(name: str) -> ModuleType:
         raise InputError(f"{name!r} is not the dotted name of a module")
     if _is_standard(name):
         raise InputError(f"{name!r} is in Python's standard library: a recipe names modules of its own")
-    folder = os.getcwd()
-    if folder not in sys.path:
-        sys.path.append(folder)
+    folders = list(dict.fromkeys([*_recipe_folders, os.getcwd()]))
+    sys.path += [folder for folder in folders if folder not in sys.path]
     try:
         return importlib.import_module(name)
     except (Exception, SystemExit) as error:  # a script that is no module may end the program
         reason = " ".join(str(error).split())
-        what = "" if isinstance(error, ModuleNotFoundError) else f"{type(error).__name__}: "
+        if isinstance(error, ModuleNotFoundError) and f"{name}.".startswith(f"{error.name}."):
+            reason += f" among installed packages, in {' or in '.join(folders)}"
+        what = "" if isinstance(error, ModuleNotFoundError | InputError) else f"{type(error).__name__}: "
         raise InputError(f"cannot import {name!r}: {what}{reason}") from error
+
+
+_recipe_folders: list[str] = []
+
+
+def search_beside(recipe: Path | None) -> None:
+    """Has modules found in the folder of a recipe's file as well, until the next recipe is read; None for no folder."""
+    _recipe_folders[:] = [] if recipe is None else [str(recipe.parent.resolve())]
 
 
 def _is_standard(module_name: str) -> bool:

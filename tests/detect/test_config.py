@@ -58,7 +58,8 @@ class TestReport:
         assert lines[0] == f"{len(lines) - 1} problems in recipe {recipe}:"
         assert sorted(lines[1:]) == sorted(
             [
-                f"{recipe}:2: custom_imports.0: cannot import 'no_such_module': No module named 'no_such_module'",
+                f"{recipe}:2: custom_imports.0: cannot import 'no_such_module': No module named 'no_such_module' "
+                f"among installed packages, in {tmp_path} or in {Path.cwd()}",
                 f"{recipe}:4: model.backbone.depth: expected an integer, got 50.0",
                 f"{recipe}:8: model.roi_head.mask_head.0.num_conv: unknown argument of FCNMaskHead; "
                 "did you mean 'num_convs'?",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import pytest
 from dpipe.building.yaml_source import parse_yaml
 from dpipe.errors import InputError
 from dpipe.recipes import dump_yaml, find_recipe, load_recipe, shipped_recipes
+from dpipe.registry import import_module
 
 Write = Callable[..., Path]
 
@@ -291,3 +293,33 @@ class TestFinding:
         assert recipe.where(("a", "z")) == "command line"
         # What an interpolation brought in is told by the key that holds the interpolation.
         assert recipe.where(("b", "x")) == f"{top.with_name('base.yaml')}:3"
+
+
+def test_modules_are_found_beside_the_recipe_and_in_the_current_folder(tmp_path, monkeypatch):
+    for folder in ("beside", "current"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / f"parts_{folder}.py").touch()
+    recipe = tmp_path / "beside" / "recipe.yaml"
+    recipe.write_text("a: 1\n")
+    monkeypatch.setattr("sys.path", [*sys.path])
+    monkeypatch.chdir(tmp_path / "current")
+    load_recipe(recipe)
+    for folder in ("beside", "current"):
+        assert import_module(f"parts_{folder}").__file__ == str(tmp_path / folder / f"parts_{folder}.py")
+    with pytest.raises(InputError) as error:
+        import_module("parts_elsewhere")
+    assert str(error.value) == (
+        "cannot import 'parts_elsewhere': No module named 'parts_elsewhere' among installed packages, "
+        f"in {tmp_path / 'beside'} or in {tmp_path / 'current'}"
+    )
+
+
+def test_modules_beside_a_recipe_are_not_those_of_the_next(tmp_path, monkeypatch):
+    (tmp_path / "parts_of_the_first.py").touch()
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text("a: 1\n")
+    monkeypatch.setattr("sys.path", [*sys.path])
+    load_recipe(recipe)
+    load_recipe("demo_streets")
+    with pytest.raises(InputError, match="cannot import"):
+        import_module("parts_of_the_first")

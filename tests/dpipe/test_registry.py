@@ -198,6 +198,23 @@ class TestNames:
         with pytest.raises(InputError, match=r"^cannot import 'my_script': SystemExit: 3$"):
             import_module("my_script")
 
+    def test_what_a_module_of_ones_own_lacks_is_told_as_it_is(self, tmp_path: Path, monkeypatch) -> None:
+        (tmp_path / "my_imports.py").write_text("import no_such_library\n")
+        monkeypatch.setattr("sys.path", [*sys.path])
+        monkeypatch.chdir(tmp_path)
+        with pytest.raises(InputError, match=r"^cannot import 'my_imports': No module named 'no_such_library'$"):
+            import_module("my_imports")
+
+    def test_a_module_that_takes_a_name_that_is_taken(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        (tmp_path / "my_flip.py").write_text(
+            "from dpipe.registry import TRANSFORMS\n\n\n@TRANSFORMS.register\nclass RandomFlip:\n    pass\n"
+        )
+        assert "RandomFlip" in TRANSFORMS.names()
+        monkeypatch.setattr("sys.path", [*sys.path])
+        monkeypatch.chdir(tmp_path)
+        with pytest.raises(InputError, match=r"^cannot import 'my_flip': two transforms are named RandomFlip: "):
+            import_module("my_flip")
+
     @pytest.mark.parametrize("name", ["this", "os", "xml.dom"])
     def test_modules_of_the_standard_library_are_not_imported(self, name: str) -> None:
         with pytest.raises(InputError, match="is in Python's standard library"):
