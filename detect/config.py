@@ -12,11 +12,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError
+from pydantic import Field, PrivateAttr, ValidationError
 
+from detect.evaluation_section import Evaluation
+from detect.optimizer_sections import TYPES, Optimizer, Schedule
 from detect.registry import MODELS
+from detect.sections import Count, CountOrZero, NotNegative, Positive, Section
 from dpipe.building.annotations import explain
-from dpipe.building.problems import KeyPath, Problem, nearest, report
+from dpipe.building.problems import KeyPath, Problem, nearest, report, shorten
 from dpipe.errors import InputError
 from dpipe.recipes import Recipe, dump_yaml, load_recipe
 from dpipe.registry import TRANSFORMS, import_module
@@ -25,17 +28,6 @@ if TYPE_CHECKING:
     from torch import nn
 
     from dpipe.policy import Augment
-
-Count = Annotated[int, Field(ge=1, le=2**31 - 1)]
-CountOrZero = Annotated[int, Field(ge=0, le=2**31 - 1)]
-Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-
-
-class Section(BaseModel):
-    """A section of a recipe: unknown keys are errors, and types are strict (``"1"`` and ``1.0`` are no integers)."""
-
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
 
 class TrainSet(Section):
@@ -98,38 +90,6 @@ class Data(Section):
     test_transforms: list[dict[str, Any]]
 
 
-class Optimizer(Section):
-    """Stochastic gradient descent with momentum.
-
-    Attributes:
-        type: ``SGD``.
-        lr: Learning rate after the warm-up.
-        momentum: Share of the last step that goes on.
-        weight_decay: L2 penalty on all weights.
-    """
-
-    type: Literal["SGD"] = "SGD"
-    lr: Positive
-    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
-    weight_decay: NotNegative = 0.0
-
-
-class Schedule(Section):
-    """The learning rate over time: a linear warm-up, then steps.
-
-    Attributes:
-        warmup_iters: Iterations of the warm-up; 0 for none.
-        warmup_ratio: Share of the learning rate at the first iteration.
-        steps: Epochs after which the learning rate is multiplied by ``gamma``.
-        gamma: The factor.
-    """
-
-    warmup_iters: CountOrZero = 0
-    warmup_ratio: Annotated[float, Field(ge=0, le=1)] = 0.001
-    steps: list[Count] = []
-    gamma: Annotated[float, Field(gt=0, le=1)] = 0.1
-
-
 class Train(Section):
     """The training run.
 
@@ -137,6 +97,8 @@ class Train(Section):
         epochs: Passes over the (repeated) data.
         seed: Of the weights, the order of samples, the augmentation and the sampling of anchors and RoIs.
         precision: Lightning Fabric's name: full, or mixed with bfloat16 or (on a GPU) float16.
+        accumulate: Batches of each device that an iteration learns from, by the mean of their gradients; the last
+            iteration of an epoch takes what is left.
         clip_norm: Largest norm of all gradients together; ``null`` for no clipping.
         load_from: Checkpoint (path or URL) that training starts from; what does not fit is left out and listed.
         eval_every: Epochs between evaluations; 0 for none. The last epoch is evaluated as well.
@@ -149,6 +111,7 @@ class Train(Section):
     epochs: Annotated[int, Field(ge=1, le=10**6)]
     seed: Annotated[int, Field(ge=0, le=2**63 - 1)] = 0
     precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"
+    accumulate: Count = 1
     clip_norm: Positive | None = None
     load_from: str | None = None
     eval_every: CountOrZero = 1
@@ -165,17 +128,19 @@ class Config(Section):
         custom_imports: Modules that are imported first, so that the parts they register can be named.
         model: The detector, a part (see ``dpipe.building.build``).
         data: See :class:`Data`.
-        optimizer: See :class:`Optimizer`.
-        schedule: See :class:`Schedule`.
+        optimizer: See ``detect.optimizer_sections``.
+        schedule: See ``detect.optimizer_sections``.
         train: See :class:`Train`.
+        evaluation: See :class:`Evaluation`.
     """
 
-    custom_imports: list[str] = []
+    custom_imports: list[str] = Field(default_factory=list)
     model: dict[str, Any]
     data: Data
     optimizer: Optimizer
     schedule: Schedule
     train: Train
+    evaluation: Evaluation = Field(default_factory=Evaluation)
 
     _recipe: Recipe = PrivateAttr()
 
@@ -351,10 +316,15 @@ def _section_problems(error: ValidationError) -> list[Problem]:
     """What pydantic found, with the nearest valid key for each that is unknown."""
     problems = []
     for found in error.errors(include_url=False):
-        path: KeyPath = found["loc"]
-        if found["type"] == "extra_forbidden":
-            fields = _section_at(path[:-1]).model_fields
-            problems.append(Problem(path, f"unknown key{nearest(str(path[-1]), fields)}"))
+        location: KeyPath = found["loc"]
+        typed = TYPES.get(str(location[0]), {}) if location else {}
+        # pydantic puts the type of a section behind its key.
+        path = location[:1] + location[2:] if typed else location
+        if found["type"] == "union_tag_invalid":
+            got = shorten(found["input"].get("type"))
+            problems.append(Problem((*path, "type"), f"expected {' or '.join(map(repr, typed))}, got {got}"))
+        elif found["type"] == "extra_forbidden":
+            problems.append(Problem(path, _unknown_key(location)))
         elif found["type"] == "missing":
             problems.append(Problem(path[:-1], f"the key {str(path[-1])!r} is missing"))
         else:
@@ -362,10 +332,31 @@ def _section_problems(error: ValidationError) -> list[Problem]:
     return problems
 
 
-def _section_at(path: KeyPath) -> type[Section]:
-    """The schema of the section at a key path."""
+def _unknown_key(location: KeyPath) -> str:
+    """What is wrong with a key that a section does not have."""
+    key, typed = str(location[-1]), TYPES.get(str(location[0]), {})
+    if len(location) == 3 and typed:
+        others = [name for name, section in typed.items() if key in section.model_fields]
+        if others:
+            return (
+                f"a key of {' and '.join(others)}, not of {location[1]}; "
+                f"`_delete_: true` in {location[0]} drops what it inherits"
+            )
+    return f"unknown key{nearest(key, _section_at(location[:-1]).model_fields)}"
+
+
+def _section_at(location: KeyPath) -> type[Section]:
+    """The schema of the section at a place that pydantic tells."""
     section: type[Section] = Config
-    for key in path:
-        annotation = section.model_fields[str(key)].annotation
-        section = next(kind for kind in (annotation, *get_args(annotation)) if isinstance(kind, type))
+    keys = iter(location)
+    for key in keys:
+        if str(key) in TYPES and section is Config:
+            section = TYPES[str(key)][str(next(keys))]
+        elif not isinstance(key, int):
+            annotation = section.model_fields[key].annotation
+            section = next(kind for kind in (annotation, *get_args(annotation)) if _is_section(kind))
     return section
+
+
+def _is_section(annotation: Any) -> bool:
+    return isinstance(annotation, type) and issubclass(annotation, Section)

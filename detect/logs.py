@@ -18,7 +18,7 @@ import torch
 from rich.console import Console, RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from detect.metrics import CocoScores
+from detect.metrics.scores import Scores, main_of_record
 from dpipe.files import write_whole
 
 LOG_NAME = "train.jsonl"
@@ -118,7 +118,15 @@ class RunLog:
             self._bar.remove_task(task)
 
     def training(
-        self, epoch: int, epochs: int, iteration: int, lr: float, values: Mapping[str, float], data: float, step: float
+        self,
+        epoch: int,
+        epochs: int,
+        iteration: int,
+        lr: float,
+        group_lrs: Mapping[str, float],
+        values: Mapping[str, float],
+        data: float,
+        step: float,
     ) -> None:
         """Logs the mean of some iterations.
 
@@ -127,6 +135,7 @@ class RunLog:
             epochs: Epochs of the run.
             iteration: Iterations done.
             lr: Learning rate of the last one.
+            group_lrs: Learning rates of those groups of weights that have their own, by the pattern of their names.
             values: Losses and other numbers by name, ``loss`` first.
             data: Seconds an iteration waited for data.
             step: Seconds an iteration took altogether.
@@ -136,6 +145,8 @@ class RunLog:
         eta = str(timedelta(seconds=round(step * (self.total - iteration))))
         times = {"data_time": round(data, 4), "iteration_time": round(step, 4)}
         record = {"kind": "train", "epoch": epoch, "iteration": iteration, "lr": lr, **values, **times}
+        if group_lrs:
+            record["group_lrs"] = dict(group_lrs)
         memory = ""
         if torch.cuda.is_initialized():
             record["memory_mib"] = torch.cuda.max_memory_allocated() >> 20
@@ -144,20 +155,41 @@ class RunLog:
         for name, value in values.items():
             self._board.add_scalar(f"train/{name}", value, iteration)
         self._board.add_scalar("train/lr", lr, iteration)
+        for pattern, group_lr in group_lrs.items():
+            self._board.add_scalar(f"train/lr {pattern}", group_lr, iteration)
         self._bar.update(self._task, description=f"epoch {epoch}/{epochs}", eta=eta)
-        numbers = "  ".join(f"{name} {value:.4f}" for name, value in values.items())
+        others = "".join(f"  lr of {pattern} {group_lr:.3e}" for pattern, group_lr in group_lrs.items())
         self.say(
-            f"epoch {epoch}/{epochs}  iter {iteration}/{self.total}  lr {lr:.3e}  {numbers}"
+            f"epoch {epoch}/{epochs}  iter {iteration}/{self.total}  lr {lr:.3e}{others}  {_numbers(values)}"
             f"  data {data:.3f}s  time {step:.3f}s{memory}  eta {eta}"
         )
 
-    def evaluation(self, epoch: int, iteration: int, all_scores: Sequence[CocoScores]) -> None:
+    def epoch(self, epoch: int, epochs: int, iteration: int, values: Mapping[str, float]) -> None:
+        """Logs the means of a whole epoch.
+
+        Args:
+            epoch: Number of the epoch, from 1.
+            epochs: Epochs of the run.
+            iteration: Iterations done.
+            values: Losses and other numbers by name, ``loss`` first.
+        """
+        if not self.active:
+            return
+        self._write({"kind": "epoch", "epoch": epoch, "iteration": iteration, **values})
+        for name, value in values.items():
+            self._board.add_scalar(f"epoch/{name}", value, iteration)
+        self.say(f"epoch {epoch}/{epochs} on average  {_numbers(values)}")
+
+    def evaluation(self, epoch: int, iteration: int, all_scores: Sequence[Scores]) -> None:
         """Logs the scores of an evaluation."""
         if not self.active:
             return
         record: dict[str, Any] = {"kind": "evaluation", "epoch": epoch, "iteration": iteration}
         for scores in all_scores:
-            per_class = {name: None if math.isnan(ap) else ap for name, ap in scores.per_class.items()}
+            per_class = {
+                name: {key: None if math.isnan(value) else value for key, value in numbers.items()}
+                for name, numbers in scores.per_class.items()
+            }
             record[scores.kind] = {**scores.metrics, "per_class": per_class}
             for name, value in scores.metrics.items():
                 self._board.add_scalar(f"val/{scores.kind}_{name}", value, iteration)
@@ -180,6 +212,10 @@ class RunLog:
         self._file.flush()
 
 
+def _numbers(values: Mapping[str, float]) -> str:
+    return "  ".join(f"{name} {value:.4f}" for name, value in values.items())
+
+
 def read_log(path: Path) -> list[dict[str, Any]]:
     """The records of a ``train.jsonl``; a last line that a killed run did not finish, and damaged ones are left out."""
     return _read_log(path)[0]
@@ -199,8 +235,8 @@ def _record(line: bytes) -> dict[str, Any] | None:
     try:
         record = json.loads(line)
         whole = (
-            record["kind"] == "train"
-            or (record["kind"] == "evaluation" and math.isfinite(record["bbox"]["AP"]))
+            record["kind"] in ("train", "epoch")
+            or (record["kind"] == "evaluation" and math.isfinite(main_of_record(record)))
             or (record["kind"] == "skipped" and isinstance(record["files"], dict) and record["set"] in ("train", "val"))
         )
         return record if whole and isinstance(record["iteration"], int) else None

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import signal
 import time
-from collections import defaultdict
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,10 +18,10 @@ import torch
 from rich.console import Console
 from torch import Tensor
 
+from detect.averages import Averages
 from detect.config import Config, build_model
 from detect.control import TrainingInterruptedError, deterministic, iteration_seed, signals
 from detect.data import (
-    kinds_for,
     skipped_anywhere,
     train_index,
     train_loader,
@@ -33,10 +33,13 @@ from detect.devices import Accelerator, launched_rank, make_fabric
 from detect.evaluation import collect_results, without_note
 from detect.logs import RunLog
 from detect.loss_step import LossStep, Sealed
-from detect.metrics import class_table, evaluate_coco, score_table
+from detect.metrics.evaluating import check_kinds, default_kinds, evaluate_results
+from detect.metrics.scores import main_of_record
+from detect.metrics.tables import class_table, score_table
 from detect.models.checkpoints import load_weights
 from detect.models.detectors import total_loss
-from detect.optim import WarmupSteps, sgd
+from detect.optim import group_lrs, load_state_by_name, make_optimizer, scaled_lr, set_lr, state_by_name
+from detect.schedules import Progress, make_schedule
 from detect.state import (
     ModelInfo,
     checkpoint_path,
@@ -54,6 +57,7 @@ from dpipe.errors import InputError
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
+    from detect.metrics.scores import Kind
     from dpipe.batch import Batch
     from dpipe.coco import CocoIndex
     from dpipe.loader import DetectionLoader
@@ -122,8 +126,11 @@ class Run:
 
     Attributes:
         epoch: Epochs finished.
-        iteration: Iterations done.
-        best: The iteration and AP of the best evaluation so far.
+        iteration: Iterations done, each of which is a step of the optimizer.
+        parts: Batches that the iteration has learned from so far.
+        lr: The learning rate of the iteration, without the multipliers of groups.
+        averages: Of the losses.
+        best: The iteration and the main metric of the best evaluation so far.
         skipped: The files of each data set that could not be used in this run, and why.
     """
 
@@ -142,7 +149,7 @@ class Run:
         self.checkpoints = work_dir / "checkpoints"
         self.class_names = training_data.class_names
         self.category_ids: list[int] = training_data.category_ids.tolist()
-        self.epoch = self.iteration = 0
+        self.epoch = self.iteration = self.parts = 0
         self.mid_epoch = False
         self.best: tuple[int, float] | None = None
         self.told_of_masks = False
@@ -156,12 +163,17 @@ class Run:
         self.model = build_model(config, len(self.class_names), pretrained=checkpoint is None)
         if not any(parameter.requires_grad for parameter in self.model.parameters()):
             raise InputError(f"{config.recipe.where(('model',))}: model: has no weights to train")
+        self.proposes: bool = getattr(self.model, "proposes", False)
+        if config.train.eval_every:
+            check_kinds(config.evaluation.kinds or (), validation_data, config.evaluation.options, self.proposes)
         state = None if checkpoint is None else load_state(checkpoint, self.model)
         if state is None and config.train.load_from is not None:
             notes.append(load_weights(self.model, config.train.load_from).table())
-        optimizer = sgd(self.model, **config.optimizer.model_dump(exclude={"type"}))
-        self.step_module, self.optimizer = fabric.setup(LossStep(self.model), optimizer)
-        self.schedule = WarmupSteps(**config.schedule.model_dump())
+        self.optimizer = make_optimizer(self.model, config.optimizer, config.recipe.where)
+        self.lr = self.full_lr = self._scaled_lr(notes)
+        self.step_module, self.fabric_optimizer = fabric.setup(LossStep(self.model), self.optimizer)
+        self.schedule = make_schedule(config.schedule)
+        self.averages = Averages(fabric)
         self.loader = train_loader(config, training_data, fabric)
         if checkpoint is not None and state is not None:
             self._load(state, checkpoint)
@@ -201,39 +213,40 @@ class Run:
 
     def train_epoch(self) -> None:
         """Trains to the end of the epoch."""
-        settings = self.config.train
         self.step_module.train()
-        window: defaultdict[str, list[Tensor]] = defaultdict(list)
-        waited = 0.0
-        began = began_waiting = time.perf_counter()
+        self.averages.begin_window()
+        began_waiting = time.perf_counter()
         for batch in self.loader:
-            waited += time.perf_counter() - began_waiting
+            self.averages.waited += time.perf_counter() - began_waiting
             self.mid_epoch = True
-            losses = self.step(batch)
-            for name, value in losses.items():
-                window[name].append(value.detach())
-            self.log.advance()
-            steps = len(window["loss"])
-            last = self.epoch + 1 == settings.epochs and not self.loader.sampler.batches_left
-            if self.iteration % settings.log_every == 0 or last:
-                means = self.means(window)
-                now = time.perf_counter()
-                lr = self.optimizer.param_groups[0]["lr"]
-                self.log.training(
-                    self.epoch + 1, settings.epochs, self.iteration, lr, means, waited / steps, (now - began) / steps
-                )
-                window.clear()
-                waited, began = 0.0, now
-            if self.stopping:
-                self.stop()
-            every = settings.checkpoint_every_iters
-            # At the end of the epoch comes the epoch's own checkpoint.
-            if every is not None and self.iteration % every == 0 and self.loader.sampler.batches_left:
-                self.save()
+            self.averages.add(self.step(batch))
+            if not self.parts:
+                self.after_iteration()
             began_waiting = time.perf_counter()
+        if self.parts:  # the epoch's last batches had no usable image, and were left out
+            self.update()
+            self.after_iteration()
+        self.log.epoch(self.epoch + 1, self.config.train.epochs, self.iteration, self.averages.end_epoch())
+
+    def after_iteration(self) -> None:
+        """Logs, stops and saves where that is due."""
+        settings, batches_left = self.config.train, self.loader.sampler.batches_left
+        self.log.advance()
+        self.averages.iterations += 1
+        last = self.epoch + 1 == settings.epochs and not batches_left
+        if self.iteration % settings.log_every == 0 or last:
+            window = self.averages.end_window()
+            lrs = group_lrs(self.optimizer)
+            self.log.training(self.epoch + 1, settings.epochs, self.iteration, self.lr, lrs, *window)
+        if self.stopping:
+            self.stop()
+        every = settings.checkpoint_every_iters
+        # At the end of the epoch comes the epoch's own checkpoint.
+        if every is not None and self.iteration % every == 0 and batches_left:
+            self.save()
 
     def step(self, batch: Batch) -> dict[str, Tensor]:
-        """One iteration.
+        """Learns from a batch; at the last one of an iteration the weights are updated.
 
         Returns:
             The losses by name, with their sum as ``loss`` first.
@@ -242,26 +255,44 @@ class Run:
             InputError: If the loss is not finite, with the names of the images.
         """
         settings = self.config.train
-        torch.manual_seed(iteration_seed(settings.seed, self.iteration, self.fabric.global_rank))
-        factor = self.schedule.factor(self.iteration, self.epoch)
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.config.optimizer.lr * factor
-        losses = self.step_module(batch.images, Sealed(batch.targets))
-        loss = total_loss(losses)
-        if batch.stand_in:
-            loss = 0 * loss
-        if not math.isfinite(loss.item()):
-            raise InputError(self._not_finite(losses, batch))
+        if not self.parts:
+            torch.manual_seed(iteration_seed(settings.seed, self.iteration, self.fabric.global_rank))
+            self.lr = self.full_lr * self.schedule.factor(self.progress())
+            set_lr(self.optimizer, self.lr)
+        is_last = self.parts + 1 == settings.accumulate or not self.loader.sampler.batches_left
+        with self.fabric.no_backward_sync(self.step_module, enabled=not is_last):
+            losses = self.step_module(batch.images, Sealed(batch.targets))
+            loss = total_loss(losses)
+            if batch.stand_in:
+                loss = 0 * loss
+            if not math.isfinite(loss.item()):
+                raise InputError(self._not_finite(losses, batch))
+            self.fabric.backward(loss)
+        self.parts += 1
+        if is_last:
+            self.update()
+        return {"loss": loss, **losses}
+
+    def update(self) -> None:
+        """Updates the weights by the mean of the gradients of the iteration's batches."""
+        settings = self.config.train
         self.stopping = self.agree_to_stop()
-        self.fabric.backward(loss)
+        if self.parts > 1:
+            for weight in self.model.parameters():
+                if weight.grad is not None:
+                    weight.grad /= self.parts
         if settings.clip_norm is not None:
             self.fabric.clip_gradients(
-                self.step_module, self.optimizer, max_norm=settings.clip_norm, error_if_nonfinite=False
+                self.step_module, self.fabric_optimizer, max_norm=settings.clip_norm, error_if_nonfinite=False
             )
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
+        self.fabric_optimizer.step()
+        self.fabric_optimizer.zero_grad(set_to_none=True)
         self.iteration += 1
-        return {"loss": loss, **losses}
+        self.parts = 0
+
+    def progress(self) -> Progress:
+        """Where the run is when the first batch of an iteration has come."""
+        return Progress(self.iteration, self._total(handed_out=1), self.epoch, self.config.train.epochs)
 
     def agree_to_stop(self) -> bool:
         """Whether any process was asked to stop, so that all do after the same iteration."""
@@ -270,13 +301,6 @@ class Run:
         received = torch.tensor(len(self.received), device=self.fabric.device)
         torch.distributed.all_reduce(received, op=torch.distributed.ReduceOp.MAX)
         return bool(received)
-
-    def means(self, window: dict[str, list[Tensor]]) -> dict[str, float]:
-        """The mean of each loss over iterations and processes."""
-        stacked = torch.stack([torch.stack(values).mean() for values in window.values()])
-        if self.fabric.world_size > 1:
-            stacked = self.fabric.all_reduce(stacked, reduce_op="mean")  # type: ignore[assignment]
-        return dict(zip(window, stacked.tolist(), strict=True))
 
     def stop(self) -> None:
         """Saves, and ends the run as a signal asked.
@@ -296,6 +320,7 @@ class Run:
         Raises:
             OSError: If it cannot be written, such as when the disk is full.
         """
+        averages = self.averages.state_dict()  # all processes together
         if not self.fabric.is_global_zero:
             return
         state = {
@@ -303,7 +328,8 @@ class Run:
             "iteration": self.iteration,
             "mid_epoch": self.mid_epoch,
             "best": self.best,
-            "optimizer": self.optimizer.state_dict(),
+            "optimizer": state_by_name(self.optimizer, self.model),
+            "averages": averages,
             "precision": self.fabric.strategy.precision.state_dict(),
             "loader": self.loader.state_dict(),
         }
@@ -321,17 +347,17 @@ class Run:
         if not every or not self.epoch or (self.epoch % every and self.epoch != epochs):
             return
         record = self.log.evaluation_at(self.iteration)
-        known = self.fabric.broadcast(None if record is None else record["bbox"]["AP"])
-        ap = self.evaluate() if known is None else known
-        if self.best is None or ap > self.best[1]:
-            self.best = (self.iteration, ap)
+        known = self.fabric.broadcast(None if record is None else main_of_record(record))
+        score = self.evaluate() if known is None else known
+        if self.best is None or score > self.best[1]:
+            self.best = (self.iteration, score)
             self.save()
 
     def evaluate(self) -> float:
         """Evaluates on the validation set, and logs it.
 
         Returns:
-            The AP of boxes.
+            The main metric of the first kind of evaluation.
         """
         loader = val_loader(self.config, self.validation_data, self.fabric)
         self.model.eval()
@@ -349,34 +375,52 @@ class Run:
             results = collect_results(self.model, loader, self.category_ids, self.fabric, on_images)
         loader.close()
         skipped = self._note_skipped("val", loader)
-        ap = 0.0
+        score = 0.0
         if self.fabric.is_global_zero:
-            predicts_masks = any("segmentation" in result for result in results)
-            kinds, note = kinds_for(self.validation_data, predicts_masks)
-            if note and not self.told_of_masks:
-                self.log.say(note)
-                self.told_of_masks = True
+            kinds: Sequence[Kind] = self.config.evaluation.kinds or ()
+            if not kinds:
+                kinds, note = default_kinds(self.validation_data, results, self.proposes)
+                if note and not self.told_of_masks:
+                    self.log.say(note)
+                    self.told_of_masks = True
             if skipped:
                 self.log.say(without_note(skipped))
             ids = usable_ids(self.validation_data, skipped)
-            all_scores = [evaluate_coco(self.validation_data.path, results, kind, ids) for kind in kinds]
+            all_scores = evaluate_results(results, self.validation_data, kinds, self.config.evaluation.options, ids)
             self.log.evaluation(self.epoch, self.iteration, all_scores)
             self.log.say(
                 f"evaluation after epoch {self.epoch} of {self.config.train.epochs}, {len(results)} detections"
             )
             for scores in all_scores:
                 self.log.say(score_table(scores))
-            if self.epoch == self.config.train.epochs:
-                self.log.say(class_table(all_scores))
-            ap = all_scores[0].metrics["AP"]
-        return float(self.fabric.broadcast(ap))
+            classes = class_table(all_scores)
+            if self.epoch == self.config.train.epochs and classes is not None:
+                self.log.say(classes)
+            score = all_scores[0].main
+        return float(self.fabric.broadcast(score))
 
-    def _total(self) -> int:
-        """Iterations of the whole run, those done and those to come."""
-        sampler, epochs = self.loader.sampler, self.config.train.epochs
+    def _scaled_lr(self, notes: list[str]) -> float:
+        section, data = self.config.optimizer, self.config.data
+        images = data.batch_size * self.config.train.accumulate * self.fabric.world_size
+        lr = scaled_lr(section, images)
+        if section.auto_scale_lr:
+            notes.append(
+                f"optimizer.lr: {section.lr:g} is for {section.base_batch_size} images an iteration; "
+                f"this run has {images}, so it is {lr:g}"
+            )
+        return lr
+
+    def _total(self, handed_out: int = 0) -> int:
+        """Iterations of the whole run, those done and those to come.
+
+        Args:
+            handed_out: Batches that the loader has handed out for the iteration that is not done.
+        """
+        sampler, epochs, size = self.loader.sampler, self.config.train.epochs, self.config.train.accumulate
         if sampler.epoch >= epochs:
             return self.iteration
-        return self.iteration + sampler.batches_left + (epochs - sampler.epoch - 1) * sampler.batches_of_an_epoch()
+        left = math.ceil((sampler.batches_left + handed_out) / size)
+        return self.iteration + left + (epochs - sampler.epoch - 1) * math.ceil(sampler.batches_of_an_epoch() / size)
 
     def _note_skipped(self, data_set: str, loader: DetectionLoader) -> dict[str, str]:
         """Logs the files that were skipped on any process, each once, and returns those of this loader."""
@@ -401,10 +445,14 @@ class Run:
         try:
             self.epoch, self.iteration, self.mid_epoch = state["epoch"], state["iteration"], state["mid_epoch"]
             self.best = state["best"] and tuple(state["best"])
-            self.optimizer.load_state_dict(state["optimizer"])
+            self.averages.load_state_dict(state["averages"])
+            try:
+                load_state_by_name(self.optimizer, self.model, state["optimizer"])
+            except InputError as error:
+                raise InputError(f"{checkpoint}: {error}") from error
             self.fabric.strategy.precision.load_state_dict(state["precision"])
             self.loader.load_state_dict(state["loader"])
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise InputError(f"{checkpoint}: its state does not fit the recipe's run ({error!r})") from error
 
     def _tidy(self, checkpoint: Path) -> list[str]:

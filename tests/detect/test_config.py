@@ -89,7 +89,7 @@ class TestReport:
             ("data.train_transforms={}", "data.train_transforms: expected a list, got {}"),
             ("data.train_transforms.1=Resize", 'data.train_transforms.1: expected a mapping, got "Resize"'),
             ("data.train_transforms=[{}]", "data.train_transforms.0: expected a part, a mapping with `type`, got {}"),
-            ("optimizer.type=SDG", "optimizer.type: expected 'SGD', got \"SDG\""),
+            ("optimizer.type=SDG", "optimizer.type: expected 'SGD' or 'AdamW', got \"SDG\""),
             ("optimizer.lr=0", "optimizer.lr: expected a value greater than 0, got 0"),
             ("optimizer.lr=.nan", "optimizer.lr: expected"),
             ("optimizer.momentum=1", "optimizer.momentum: expected a value less than 1, got 1"),
@@ -307,8 +307,16 @@ class TestCascadeRecipe:
         assert (test.normalize, test.size_divisor) == (normalize, 32)
 
     def test_schedule(self, recipe: dict[str, Any]) -> None:
-        assert recipe["optimizer"] == {"type": "SGD", "lr": 0.01, "momentum": 0.9, "weight_decay": 1e-4}
-        assert recipe["schedule"] == {"warmup_iters": 500, "warmup_ratio": 0.001, "steps": [8], "gamma": 0.1}
+        optimizer, schedule = recipe["optimizer"], recipe["schedule"]
+        assert (optimizer["type"], optimizer["lr"]) == ("SGD", 0.01)
+        assert (optimizer["momentum"], optimizer["nesterov"], optimizer["weight_decay"]) == (0.9, False, 1e-4)
+        assert (schedule["warmup"], schedule["warmup_iters"], schedule["warmup_ratio"]) == ("linear", 500, 0.001)
+        assert (schedule["type"], schedule["by"], schedule["steps"], schedule["gamma"]) == (
+            "multi_step",
+            "epoch",
+            [8],
+            0.1,
+        )
         train = recipe["train"]
         assert (train["epochs"], train["clip_norm"], train["load_from"]) == (10, None, None)
 

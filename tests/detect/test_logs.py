@@ -18,7 +18,7 @@ def make_console(terminal: bool) -> Console:
 
 def log_one(log: RunLog, iteration: int) -> None:
     log.advance()
-    log.training(1, 2, iteration, 0.01, {"loss": 2.5, "loss_rpn_cls": 0.5}, data=0.25, step=3.0)
+    log.training(1, 2, iteration, 0.01, {}, {"loss": 2.5, "loss_rpn_cls": 0.5}, data=0.25, step=3.0)
 
 
 @pytest.mark.parametrize("terminal", [False, True])
