@@ -8,9 +8,11 @@ import pytest
 import torch
 from torch import nn, optim
 
+from detect.config import build_model, load_config
 from detect.optim import group_lrs, load_state_by_name, make_optimizer, scaled_lr, set_lr, state_by_name
 from detect.optimizer_sections import AdamWSection, ParameterGroup, SGDSection
 from dpipe.errors import InputError
+from dpipe.recipes import shipped_recipes
 
 
 def small_model() -> nn.ModuleDict:
@@ -193,3 +195,30 @@ def test_the_rate_grows_with_the_images_only_where_that_is_asked_for():
     assert scaled_lr(SGDSection(lr=0.02, base_batch_size=16), 4) == 0.02
     assert scaled_lr(SGDSection(lr=0.02, base_batch_size=16, auto_scale_lr=True), 4) == pytest.approx(0.005)
     assert scaled_lr(SGDSection(lr=0.02, base_batch_size=16, auto_scale_lr=True), 64) == pytest.approx(0.08)
+
+
+def test_fcos_trains_the_biases_of_convolutions_as_openmmlab_does():
+    config = load_config("fcos_r50_caffe_fpn_gn_coco")
+    with torch.device("meta"):
+        model = build_model(config, 80, pretrained=False)
+    optimizer = make_optimizer(model, config.optimizer, config.recipe.where)
+    rest, biases = optimizer.param_groups
+    # OpenMMLab's rule goes by modules: biases of all that is no normalisation.
+    expected = [
+        f"{name}.bias"
+        for name, module in model.named_modules()
+        if getattr(module, "bias", None) is not None and not isinstance(module, nn.BatchNorm2d | nn.GroupNorm)
+    ]
+    assert sorted(names_of(model, biases)) == sorted(expected)
+    assert len(expected) == 11  # 3 lateral, 5 pyramid and 3 predicting convolutions
+    assert (biases["lr_mult"], biases["weight_decay"]) == (2.0, 0.0)
+    assert (rest["lr_mult"], rest["weight_decay"]) == (1.0, 1e-4)
+
+
+def test_the_learning_rates_of_recipes_are_for_the_images_of_eight_devices():
+    for name in sorted(shipped_recipes()):
+        config = load_config(name)
+        if config.optimizer.auto_scale_lr:
+            pytest.fail(f"{name} scales its learning rate by itself")
+        if name.endswith("_coco"):
+            assert config.optimizer.base_batch_size == 8 * config.data.batch_size, name
