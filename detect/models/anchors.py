@@ -16,22 +16,30 @@ from dpipe.errors import InputError
 
 
 class AnchorGenerator(nn.Module):
-    """Anchors of a pyramid, unrounded, the centre of cell (i, j) being (j * stride, i * stride).
+    """Anchors of a pyramid, unrounded: of scale s and ratio r, s * stride / sqrt(r) wide and s * stride * sqrt(r) high.
+
+    Those of position (i, j) have their centre at ((j + center_offset) * stride, (i + center_offset) * stride).
 
     Args:
         strides: For each level, pixels of the image per position.
         scales: Sides of the square anchor in strides.
         ratios: Heights over widths; the area stays that of the square.
+        center_offset: Where in its cell an anchor has its centre, in strides: 0 is the corner, 0.5 the middle.
 
     Raises:
-        InputError: If there is none of one of them, or one is not a positive number.
+        InputError: If there is none of strides, scales or ratios, one is not a positive number, or ``center_offset``
+            is not within 0..1.
     """
 
-    def __init__(self, strides: Sequence[int], scales: Sequence[float], ratios: Sequence[float]) -> None:
+    def __init__(
+        self, strides: Sequence[int], scales: Sequence[float], ratios: Sequence[float], center_offset: float = 0.0
+    ) -> None:
         super().__init__()
         for name, values in (("strides", strides), ("scales", scales), ("ratios", ratios)):
             if not values or not all(0 < value < math.inf for value in values):
                 raise InputError(f"anchors need {name} above 0, at least one, got {list(values)}")
+        if not 0 <= center_offset <= 1:
+            raise InputError(f"anchors need a center_offset of 0..1, got {center_offset}")
         self.strides = tuple(strides)
         root_ratios = torch.tensor(list(ratios), dtype=torch.float32).sqrt()
         sides = torch.tensor(list(scales), dtype=torch.float32)
@@ -39,7 +47,8 @@ class AnchorGenerator(nn.Module):
         for stride in self.strides:
             widths = (stride * (1 / root_ratios)[:, None] * sides).reshape(-1)  # (A,) ratio by ratio
             heights = (stride * root_ratios[:, None] * sides).reshape(-1)
-            base_anchors.append(0.5 * torch.stack([-widths, -heights, widths, heights], dim=1))
+            corners = 0.5 * torch.stack([-widths, -heights, widths, heights], dim=1)
+            base_anchors.append(corners + center_offset * stride)
         # On the device with the model, so that no iteration copies them there; no part of checkpoints.
         self.base_anchors: Tensor
         self.register_buffer("base_anchors", torch.stack(base_anchors), persistent=False)  # (L, A, 4)

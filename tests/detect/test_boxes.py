@@ -101,6 +101,22 @@ def test_anchors_keep_their_area_and_order():
     assert generator.num_anchors == 4
 
 
+def test_anchors_have_their_centre_where_they_are_asked_to():
+    generator = AnchorGenerator((32, 16), (6.8, 3.44, 1.68), (1.0, 2.0, 0.5), center_offset=0.5)
+    grids = generator.grids([(8, 8), (16, 16)])
+    for anchors, stride, count in zip(grids, (32, 16), (8, 16), strict=True):
+        centers = ((anchors[:, :2] + anchors[:, 2:]) / 2).reshape(count, count, 9, 2)
+        x = y = (torch.arange(count) + 0.5) * stride
+        torch.testing.assert_close(centers[..., 0], x[None, :, None].expand(count, count, 9))
+        torch.testing.assert_close(centers[..., 1], y[:, None, None].expand(count, count, 9))
+    # At stride 32 of an image of 256 pixels, sizes relative to its side, and all shapes of each.
+    sizes = (grids[0][:9, 2:] - grids[0][:9, :2]) / 256
+    expected = [[s / r**0.5, s * r**0.5] for r in (1.0, 2.0, 0.5) for s in (0.85, 0.43, 0.21)]
+    torch.testing.assert_close(sizes, torch.tensor(expected))
+    with pytest.raises(InputError, match=r"center_offset of 0\.\.1, got 1\.5"):
+        AnchorGenerator((32,), (8.0,), (1.0,), center_offset=1.5)
+
+
 def test_channels_of_shared_heads():
     assert common_channels(16, "RPNHead") == common_channels((16, 16), "RPNHead") == 16
     with pytest.raises(InputError, match=r"RPNHead: in_channels is \[16, 32\]"):

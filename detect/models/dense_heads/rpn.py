@@ -44,6 +44,7 @@ class RPNHead(nn.Module):
         feat_channels: Channels after the 3x3 convolution.
         scales: Sides of the square anchor in strides.
         ratios: Heights over widths of the anchors.
+        center_offset: Where in its cell an anchor has its centre, in strides: 0 is the corner, 0.5 the middle.
         target_stds: What regression targets are divided by.
         assigner: IoU 0.7 / 0.3 with low-quality matches from 0.3 without one.
         sampler: 256 anchors an image, half of them positive, without one.
@@ -69,6 +70,7 @@ class RPNHead(nn.Module):
         feat_channels: Count = 256,
         scales: Positives = (8.0,),
         ratios: Positives = (0.5, 1.0, 2.0),
+        center_offset: Probability = 0.0,
         target_stds: Stds = (1.0, 1.0, 1.0, 1.0),
         assigner: Assigner | None = None,
         sampler: Sampler | None = None,
@@ -84,7 +86,7 @@ class RPNHead(nn.Module):
         test_max_per_img: Count = 1000,
     ) -> None:
         super().__init__()
-        self.anchors = AnchorGenerator(strides, scales, ratios)
+        self.anchors = AnchorGenerator(strides, scales, ratios, center_offset)
         self.coder = DeltaCoder(target_stds)
         self.assigner = assigner or MaxIoUAssigner(0.7, 0.3, min_pos_iou=0.3)
         self.sampler = sampler or RandomSampler(256, 0.5, add_gt_as_proposals=False)
