@@ -38,7 +38,7 @@ def resample(
         if seen is not None:
             image, flips = _cut(image, seen, plan.fill, scratch), seen.flips
     unscaled = image.shape[:2] == plan.size
-    # A plain resize costs a third of a warp. It is coarser, with weights of 11 bits: up to a grey level, which an
+    # A plain resize costs half of a warp. It is coarser, with weights of 11 bits: up to a grey level, which an
     # operation on colours may blow up.
     if flips is not None and whole and (unscaled or not plan.photometric):
         flip_x, flip_y = flips
@@ -50,16 +50,28 @@ def resample(
         elif image is not out:
             np.copyto(out, image)
         return out
-    return cv2.warpAffine(
-        image,
+    # A resize blends no fill into the outermost pixels.
+    border = cv2.BORDER_CONSTANT if flips is None else cv2.BORDER_REPLICATE
+    return _warped(image, plan, border, out, scratch)
+
+
+def _warped(image: np.ndarray, plan: SamplePlan, border: int, out: np.ndarray, scratch: Scratch) -> np.ndarray:
+    """One bilinear warp of an image that is halved as the plan says, (H, W, 3) uint8, into ``out``.
+
+    It is done in four channels: OpenCV gathers such pixels twice as fast as those of three, with the same result.
+    """
+    height, width = plan.size
+    four = cv2.cvtColor(image, cv2.COLOR_RGB2RGBA, dst=scratch.array("four channels", (*image.shape[:2], 4)))
+    warped = cv2.warpAffine(
+        four,
         pixel_centre_matrix(plan.halved_matrix),
         (width, height),
-        dst=out,
+        dst=scratch.array("warped", (height, width, 4)),
         flags=cv2.INTER_LINEAR,
-        # A resize blends no fill into the outermost pixels.
-        borderMode=cv2.BORDER_CONSTANT if flips is None else cv2.BORDER_REPLICATE,
-        borderValue=plan.fill,
+        borderMode=border,
+        borderValue=(*plan.fill, 0),
     )
+    return cv2.cvtColor(warped, cv2.COLOR_RGBA2RGB, dst=out)
 
 
 @dataclass(frozen=True)
