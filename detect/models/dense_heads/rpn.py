@@ -20,7 +20,7 @@ from detect.models.arguments import Count, Counts, NotNegative, Positives, Proba
 from detect.models.assign import NEGATIVE, Assigner, Assignment, MaxIoUAssigner, RandomSampler, Sampler
 from detect.models.boxes import DeltaCoder, group_nms, image_bounds, on_device, regression_loss
 from detect.models.channels import common_channels
-from detect.models.dense_heads.rpn_outputs import AnchorSamples, RPNOutputs, objectness
+from detect.models.dense_heads.rpn_outputs import AnchorSamples, RPNOutputs, objectness, sample_errors
 from detect.models.interfaces import Proposals
 from detect.models.losses import CrossEntropyLoss, SmoothL1Loss
 from detect.models.prior_roles import IGNORED, NEGATIVE_ROLE, OUTSIDE, POSITIVE_ROLE, PriorRoles
@@ -61,6 +61,8 @@ class RPNHead(nn.Module):
         train_max_per_img: Proposals of an image after NMS in training.
         test_nms_pre: The same in evaluation.
         test_max_per_img: The same in evaluation.
+        log_errors: Losses come with ``rpn_cls_error`` and ``rpn_box_mae``, which are not trained, see
+            :func:`sample_errors`.
     """
 
     def __init__(
@@ -84,6 +86,7 @@ class RPNHead(nn.Module):
         train_max_per_img: Count = 1000,
         test_nms_pre: Count = 1000,
         test_max_per_img: Count = 1000,
+        log_errors: bool = False,
     ) -> None:
         super().__init__()
         self.anchors = AnchorGenerator(strides, scales, ratios, center_offset)
@@ -108,6 +111,7 @@ class RPNHead(nn.Module):
         self.train_max_per_img = train_max_per_img
         self.test_nms_pre = test_nms_pre
         self.test_max_per_img = test_max_per_img
+        self.log_errors = log_errors
 
         num_anchors = self.anchors.num_anchors
         self.level_strides = self.anchors.strides
@@ -126,7 +130,7 @@ class RPNHead(nn.Module):
         return RPNOutputs([self.rpn_cls(h).float() for h in hidden], [self.rpn_reg(h).float() for h in hidden])
 
     def loss(self, features: Sequence[Tensor], targets: Sequence[Target]) -> dict[str, Tensor]:
-        """``loss_rpn_cls`` and ``loss_rpn_bbox``, scalars summed over levels."""
+        """``loss_rpn_cls`` and ``loss_rpn_bbox``, scalars summed over levels, and the errors that are to be logged."""
         outputs = self(features)
         return self._loss(outputs, self.anchors.grids(outputs.sizes), targets)
 
@@ -213,7 +217,11 @@ class RPNHead(nn.Module):
         positive_deltas = torch.cat([deltas[i, s.positives] for i, s in enumerate(samples)])
         gt_boxes = torch.cat([target.boxes[s.gt_indices] for s, target in zip(samples, targets, strict=True)])
         loss_bbox = regression_loss(self.loss_bbox, self.coder, positive_anchors, positive_deltas, gt_boxes, avg_factor)
-        return {"loss_rpn_cls": loss_cls, "loss_rpn_bbox": loss_bbox}
+        losses = {"loss_rpn_cls": loss_cls, "loss_rpn_bbox": loss_bbox}
+        if self.log_errors:
+            delta_targets = self.coder.encode(positive_anchors, gt_boxes)
+            losses |= sample_errors(positive_logits, negative_logits, positive_deltas, delta_targets)
+        return losses
 
     @torch.no_grad()
     def _propose(self, outputs: RPNOutputs, grids: Sequence[Tensor], targets: Sequence[Target]) -> list[Proposals]:

@@ -65,3 +65,22 @@ class AnchorSamples:
     def avg_factor(self) -> int:
         """What this image adds to the divisor of both losses: its samples, of either kind at least one."""
         return max(len(self.positives), 1) + max(len(self.negatives), 1)
+
+
+def sample_errors(positive: Tensor, negative: Tensor, deltas: Tensor, targets: Tensor) -> dict[str, Tensor]:
+    """How far predictions for sampled anchors are off, to be logged.
+
+    Args:
+        positive: (P, C) logits of the positives.
+        negative: (Q, C) logits of the negatives.
+        deltas: (P, 4) predicted for the positives.
+        targets: (P, 4) what they should be.
+
+    Returns:
+        ``rpn_cls_error``, the share of anchors whose class is wrong, and ``rpn_box_mae``, the mean absolute error of
+        the deltas of positives; scalars without gradient, 0 where there is nothing to take the mean of.
+    """
+    wrong = (objectness(positive.detach()) <= 0).sum() + (objectness(negative.detach()) > 0).sum()
+    error = (deltas.detach() - targets).abs().sum()
+    count = len(positive) + len(negative)
+    return {"rpn_cls_error": wrong / max(count, 1), "rpn_box_mae": error / max(targets.numel(), 1)}
