@@ -11,6 +11,7 @@ from detect.models.arguments import check_classes, require
 from detect.models.channels import check_levels
 from detect.models.detections import Detections
 from detect.models.interfaces import DenseHead, JointDenseHead, Proposals, RoIHead
+from detect.models.roi_align import laid_out
 from detect.models.roi_heads.auxiliary import AuxiliaryHead
 from detect.models.single_stage import one_class, pyramid, require_proposing
 from detect.registry import MODELS
@@ -76,7 +77,7 @@ class TwoStageDetector(nn.Module):
             return self._losses(levels, targets)
         features = pyramid(self.neck, levels)
         proposals = cast(DenseHead, self.rpn_head).propose(features, targets)
-        return cast(RoIHead, self.roi_head).predict(_contiguous(features), [boxes for boxes, _ in proposals], targets)
+        return cast(RoIHead, self.roi_head).predict(laid_out(features), [boxes for boxes, _ in proposals], targets)
 
     def _losses(self, levels: Sequence[Tensor], targets: Sequence[Target]) -> dict[str, Tensor]:
         if self.auxiliary_head is None:
@@ -87,11 +88,11 @@ class TwoStageDetector(nn.Module):
         rpn_losses, proposals = self._loss_and_propose(features, one_class(targets))
         # A dense head that is a detector of its own calls its losses as a RoI head does.
         losses = {name if "rpn" in name else f"rpn_{name}": value for name, value in rpn_losses.items()}
-        features = _contiguous(features)
+        features = laid_out(features)
         samples = roi_head.sample(features, [boxes for boxes, _ in proposals], targets)
         losses.update(roi_head.loss(features, samples, targets))
         if self.auxiliary_head is not None:
-            losses.update(self.auxiliary_head.loss(_contiguous(laterals), samples, targets))
+            losses.update(self.auxiliary_head.loss(laid_out(laterals), samples, targets))
         return losses
 
     def _loss_and_propose(
@@ -101,11 +102,6 @@ class TwoStageDetector(nn.Module):
             return self.rpn_head.loss_and_propose(features, targets)
         head = cast(DenseHead, self.rpn_head)
         return head.loss(features, targets), head.propose(features, targets)
-
-
-def _contiguous(levels: Sequence[Tensor]) -> list[Tensor]:
-    """Levels (N, C, H_l, W_l) as RoIAlign reads them, which would else copy a channels_last level at each call."""
-    return [level.contiguous() for level in levels]
 
 
 def total_loss(losses: Mapping[str, Tensor]) -> Tensor:

@@ -17,6 +17,7 @@ from detect.models.arguments import Count, CountOrZero, Counts
 from detect.models.boxes import on_device
 from detect.models.channels import common_channels
 from detect.models.layers import xavier_init
+from detect.models.roi_align import align_by_products, by_products
 from detect.registry import MODELS
 
 Alignment = Literal["aligned", "unaligned", "legacy"]
@@ -67,18 +68,19 @@ class SingleRoIExtractor(nn.Module):
         Returns:
             (R, C, S, S), in the order of the RoIs. Every level stays in the gradient graph, even where no RoI reads it.
         """
-        num_levels = len(self.level_strides)
-        levels = roi_levels(rois, num_levels, self.finest_scale)
+        features = features[: len(self.level_strides)]
+        levels = roi_levels(rois, len(features), self.finest_scale)
         if roi_scale_factor is not None:
             rois = scale_rois(rois, roi_scale_factor)
+        how = (self.output_size, self.sampling_ratio, self.alignment)
+        if by_products(features[0]):
+            return _pool_by_products(features, rois, levels, self.level_strides, *how)
         # Sorted by level, so that one transfer of L counts tells the host all the shapes.
         order = levels.argsort(stable=True)
-        counts = torch.bincount(levels, minlength=num_levels).tolist()
+        counts = torch.bincount(levels, minlength=len(features)).tolist()
         pooled = [
-            pool_level(feature, level_rois, stride, self.output_size, self.sampling_ratio, self.alignment)
-            for feature, level_rois, stride in zip(
-                features[:num_levels], rois[order].split(counts), self.level_strides, strict=True
-            )
+            pool_level(feature, level_rois, stride, *how)
+            for feature, level_rois, stride in zip(features, rois[order].split(counts), self.level_strides, strict=True)
         ]
         return torch.cat(pooled)[order.argsort()]
 
@@ -189,10 +191,11 @@ def pool_level(
     Returns:
         (R, C, S, S), of the features' dtype.
     """
+    if by_products(feature):
+        levels = torch.zeros(len(rois), dtype=torch.int64)
+        return _pool_by_products([feature], rois, levels, [stride], output_size, sampling_ratio, alignment)
     if alignment == "legacy":
-        # Half a cell further is what `aligned` subtracts again; 1 px more makes inclusive corners continuous.
-        shift = on_device([0, *[stride / 2] * 2, *[1 + stride / 2] * 2], rois)
-        rois = rois + shift
+        rois = rois + _legacy_shift(on_device([stride], rois))
     # Corners need float32: in bfloat16 one at 2000 px is off by pixels.
     dtype = torch.promote_types(feature.dtype, torch.float32)
     pooled = roi_align(
@@ -204,6 +207,38 @@ def pool_level(
         aligned=alignment != "unaligned",
     )
     return pooled.to(feature.dtype)
+
+
+def _pool_by_products(
+    features: Sequence[Tensor],
+    rois: Tensor,
+    levels: Tensor,
+    strides: Sequence[int],
+    output_size: int,
+    sampling_ratio: int,
+    alignment: Alignment,
+) -> Tensor:
+    """:func:`pool_level` of each RoI on its own level (R,), on the CPU."""
+    if alignment == "legacy":
+        rois = rois + _legacy_shift(torch.tensor(strides, dtype=rois.dtype)[levels])
+    dtype = torch.promote_types(features[0].dtype, torch.float32)
+    pooled = align_by_products(
+        [feature.to(dtype) for feature in features],
+        rois.to(dtype),
+        levels,
+        strides,
+        output_size,
+        sampling_ratio,
+        alignment != "unaligned",
+    )
+    return pooled.to(features[0].dtype)
+
+
+def _legacy_shift(strides: Tensor) -> Tensor:
+    """What takes RoIs on levels of strides (R,) to those whose aligned features are the legacy kernels', (R, 5)."""
+    # Half a cell further is what `aligned` subtracts again; 1 px more makes inclusive corners continuous.
+    halves = strides / 2
+    return torch.stack([torch.zeros_like(halves), halves, halves, 1 + halves, 1 + halves], dim=1)
 
 
 def roi_levels(rois: Tensor, num_levels: int, finest_scale: int) -> Tensor:

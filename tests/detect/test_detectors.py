@@ -348,17 +348,15 @@ def test_full_size_names_of_a_standard_head(parity, name, classes, masks):
 
 
 class Calls(TorchDispatchMode):
-    """Notes the names of operators, and whether the levels that RoIAlign reads lie as it wants them."""
+    """Notes the names of operators."""
 
     def __init__(self):
         super().__init__()
-        self.names, self.levels = set(), []
+        self.names = set()
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         if func.name() != "aten::lift_fresh" or args[0].dim():  # torchvision's own NMS makes numbers into tensors
             self.names.add(func.name())
-        if func.name() == "torchvision::roi_align":
-            self.levels.append(args[0].is_contiguous())
         return func(*args, **(kwargs or {}))
 
 
@@ -376,16 +374,27 @@ def test_proposing_copies_no_list_to_the_device(monkeypatch):
     assert "aten::lift_fresh" not in calls.names
 
 
+@pytest.mark.parametrize("way", ["products", "operator"])
 @pytest.mark.parametrize("kind", ["mask_rcnn", "cascade"])
-def test_levels_are_laid_out_once_for_all_rois(kind):
+def test_levels_are_laid_out_once_for_all_rois(kind, way, monkeypatch):
     model, targets = build(kind), [make_target(OBJECTS)]
-    images = torch.randn(1, 3, 64, 96).contiguous(memory_format=torch.channels_last)
-    assert not model.neck(model.backbone(images))[0].is_contiguous()
+    if way == "operator":
+        for module in ("roi_align", "roi_extractors"):
+            monkeypatch.setattr(f"detect.models.{module}.by_products", lambda feature: False)
+        unlike, wanted = torch.channels_last, torch.contiguous_format
+    else:
+        unlike, wanted = torch.contiguous_format, torch.channels_last
+    read = []
+    for extractor in (model.roi_head.bbox_roi_extractor, model.roi_head.mask_roi_extractor):
+        extractor.register_forward_pre_hook(lambda _, inputs: read.extend(inputs[0][:4]))
+    images = torch.randn(1, 3, 64, 96).contiguous(memory_format=unlike)
+    assert not model.neck(model.backbone(images))[0].is_contiguous(memory_format=wanted)
     for mode in (True, False):
-        with Calls() as calls:
-            model.train(mode)(images, targets)
-        assert calls.levels
-        assert all(calls.levels)
+        read.clear()
+        model.train(mode)(images, targets)
+        assert read
+        assert all(level.is_contiguous(memory_format=wanted) for level in read)
+        assert len({level.data_ptr() for level in read}) == 4
 
 
 def test_anchors_and_deviations_go_with_the_model_and_not_into_checkpoints():

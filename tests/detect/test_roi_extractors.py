@@ -16,6 +16,14 @@ BACK_ENDS = {
 }
 
 
+@pytest.fixture(params=["products", "operator"], autouse=True)
+def way(request, monkeypatch):
+    """All tests run with what computes on CPUs, and with torchvision's operator, which does elsewhere."""
+    if request.param == "operator":
+        monkeypatch.setattr("detect.models.roi_extractors.by_products", lambda feature: False)
+    return request.param
+
+
 @pytest.fixture
 def cuts(parity):
     case = parity("mmdet_parts")
