@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import math
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -68,8 +67,9 @@ class DetectionLoader:
             together with ``shuffle``: then each image comes exactly once.
         threads: Threads that read and decode. Where not given, as many as this process may use cores, shared evenly
             with the other processes on this machine: those that ``LOCAL_WORLD_SIZE`` counts, else ``world_size``.
-        prefetch: Batches that are worked on ahead of the one that is waited for. An image is one thread's work, so
-            where not given there are as many as keep all threads busy, ``threads / batch_size``, and at least 2.
+        prefetch: Batches that are worked on ahead of the one that is waited for. Where not given, as many as keep all
+            threads busy, and at least 2: an image is one thread's work, and with the OpenCV backend others go on
+            while one image that takes long holds up its batch, so there are two images for each thread.
         boxes_from: See ``make_target``.
         min_size: See ``make_target``.
         on_bad_sample: ``fail`` raises the error at the sample's batch. ``skip`` leaves the sample out, warns once of
@@ -117,9 +117,7 @@ class DetectionLoader:
         threads = share_of_cores(world_size) if threads is None else threads
         if threads < 1:
             raise InputError(f"threads must be at least 1, got {threads}")
-        if prefetch is None:
-            prefetch = max(2, math.ceil(threads / max(batch_size, 1)))
-        if prefetch < 0:
+        if prefetch is not None and prefetch < 0:
             raise InputError(f"prefetch must be at least 0, got {prefetch}")
         check_options(boxes_from, min_size)
         if not Path(images).is_dir():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
@@ -56,7 +57,7 @@ def make_backend(
     augment: Augment,
     *,
     threads: int,
-    prefetch: int,
+    prefetch: int | None,
     batch_size: int,
     dali: DaliOptions | None = None,
     **options: Any,
@@ -69,7 +70,7 @@ def make_backend(
         paths: Image files by image number.
         augment: Its normalisation and padding are applied.
         threads: That read and decode.
-        prefetch: Batches that are worked on ahead.
+        prefetch: Batches that are worked on ahead; where not given, enough for the threads of this backend.
         batch_size: Images of the largest batch.
         dali: Options of DALI; unused where ``auto`` finds that OpenCV has to do.
         **options: What both backends take.
@@ -83,6 +84,11 @@ def make_backend(
         raise InputError("options of DALI were given with the opencv backend: leave out dali, or take the dali backend")
     if name == "auto":
         name = "dali" if device.type == "cuda" and dali_imports() else "opencv"
+    if prefetch is None:
+        # DALI shares out one batch at a time. OpenCV's threads take the next image, of whichever batch: two for each of
+        # them, as images take unequally long and batches come in order.
+        images = threads if name == "dali" else 2 * threads
+        prefetch = max(2, math.ceil(images / max(batch_size, 1)))
     if name == "dali":
         from dpipe.backends.dali import DaliBackend
 

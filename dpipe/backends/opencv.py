@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections import deque
 from collections.abc import Generator, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -29,7 +28,8 @@ class OpenCVBackend:
     in one thread; OpenCV's own threads are switched off (for the process, as it has one setting), since they would
     compete with ours for the same cores.
 
-    A batch stays as it is for as long as someone holds it, or any part of it; then its memory is used for another.
+    A batch stays as it is for as long as someone holds it, or any part of it; then its memory is used for another, in
+    later epochs too.
 
     Args:
         paths: Image files by image number; indexed only when an image is read.
@@ -62,19 +62,19 @@ class OpenCVBackend:
         self.pin_memory = pin_memory
         self.bgr = augment.normalize is not None and augment.normalize.bgr
         self.table = None if augment.normalize is None else normalizing_table(augment.normalize, dtype)
+        self._memory = BatchMemory(spare=prefetch + 2)
+        self._scratches: deque[Scratch] = deque()  # that no thread uses now
         self._quarantine: dict[int, str] = {}  # bad images and what is wrong with them
 
     def stream(self, batches: Iterable[Sequence[SamplePlan]]) -> Generator[BatchImages, None, None]:
         """See ``Backend.stream``."""
         source = iter(batches)
-        memory = BatchMemory(spare=self.prefetch + 2)
-        scratch = _ScratchOfThread()
         ahead: deque[tuple[torch.Tensor, list[Future[None]]]] = deque()
         pool = ThreadPoolExecutor(self.threads, thread_name_prefix="dpipe-image")
         try:
             while True:
                 while len(ahead) <= self.prefetch and (plans := next(source, None)) is not None:
-                    ahead.append(self._submit(pool, plans, memory, scratch))
+                    ahead.append(self._submit(pool, plans))
                 if not ahead:
                     return
                 yield self._collect(*ahead.popleft())
@@ -83,22 +83,20 @@ class OpenCVBackend:
             pool.shutdown(wait=True, cancel_futures=True)
 
     def close(self) -> None:
-        """Does nothing: threads live and end with each stream."""
+        """Lets go of memory; threads live and end with each stream."""
+        self._memory = BatchMemory(spare=0)
+        self._scratches.clear()
 
-    def _submit(
-        self, pool: ThreadPoolExecutor, plans: Sequence[SamplePlan], memory: BatchMemory, scratch: _ScratchOfThread
-    ) -> tuple[torch.Tensor, list[Future[None]]]:
+    def _submit(self, pool: ThreadPoolExecutor, plans: Sequence[SamplePlan]) -> tuple[torch.Tensor, list[Future[None]]]:
         """Allocates a batch, (N, H, W, 3), and hands its images to the threads."""
         shape = (len(plans), *padded_size(plans, self.size_divisor), 3)
         if self.pin_memory:
             images = torch.empty(shape, dtype=self.dtype, pin_memory=True)
         else:
-            images = torch.from_numpy(memory.array(shape, _BITS[self.dtype])).view(self.dtype)
+            images = torch.from_numpy(self._memory.array(shape, _BITS[self.dtype])).view(self.dtype)
         # These arrays hold the tensor, so its memory is there until the last of them is filled.
         places = images.view(torch.int16).numpy() if images.itemsize == 2 else images.numpy()
-        return images, [
-            pool.submit(self._fill, place, plan, scratch) for place, plan in zip(places, plans, strict=True)
-        ]
+        return images, [pool.submit(self._fill, place, plan) for place, plan in zip(places, plans, strict=True)]
 
     def _collect(self, images: torch.Tensor, tasks: Sequence[Future[None]]) -> BatchImages:
         """Waits for a batch; what cannot be used is closed up."""
@@ -114,13 +112,24 @@ class OpenCVBackend:
                 raise error
         return BatchImages(images[: len(tasks) - len(bad)].permute(0, 3, 1, 2), tuple(bad))  # channels_last, no copy
 
-    def _fill(self, out: np.ndarray, plan: SamplePlan, scratch: _ScratchOfThread) -> None:
+    def _fill(self, out: np.ndarray, plan: SamplePlan) -> None:
         """Writes one image into its place in the batch, (H, W, 3)."""
+        try:
+            scratch = self._scratches.pop()
+        except IndexError:  # all are in use
+            scratch = Scratch()
+        try:
+            self._make(out, plan, scratch)
+        finally:
+            self._scratches.append(scratch)
+
+    def _make(self, out: np.ndarray, plan: SamplePlan, scratch: Scratch) -> None:
+        """Decodes and finishes one image."""
         path = self.paths[plan.image]
         if plan.image in self._quarantine:
             raise BadSampleError(path, self._quarantine[plan.image], plan.sample)
         try:
-            pixels = decode_image(path, plan.source_size, plan.sample, scratch.scratch)
+            pixels = decode_image(path, plan.source_size, plan.sample, scratch)
         except BadSampleError as error:
             if self.on_bad_sample == "skip":
                 self._quarantine[plan.image] = error.reason
@@ -129,7 +138,7 @@ class OpenCVBackend:
         out[height:] = 0
         out[:height, width:] = 0
         try:
-            self._finish(pixels, plan, out[:height, :width], scratch.scratch)
+            self._finish(pixels, plan, out[:height, :width], scratch)
         except InputError as error:  # of a recipe's step that does not suit this image
             raise InputError(f"{path} (sample {plan.sample}): {error}") from error
 
@@ -146,13 +155,6 @@ class OpenCVBackend:
         if self.bgr:
             pixels = cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR)
         cv2.LUT(pixels, self.table, out)
-
-
-class _ScratchOfThread(threading.local):
-    """A ``Scratch`` for each thread that asks for it; it goes with the thread."""
-
-    def __init__(self) -> None:
-        self.scratch = Scratch()
 
 
 _BITS = {torch.uint8: np.uint8, torch.float32: np.float32, torch.float16: np.int16, torch.bfloat16: np.int16}

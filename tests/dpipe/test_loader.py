@@ -163,19 +163,20 @@ def test_how_boxes_are_made_and_kept_is_passed_on(write_dataset: WriteDataset) -
     ("options", "prefetch"),
     [
         ({"threads": 1}, 2),
-        ({"threads": 16}, 16),
-        ({"threads": 16, "batch_size": 4}, 4),
-        ({"threads": 17, "batch_size": 4}, 5),
+        ({"threads": 16}, 32),
+        ({"threads": 16, "batch_size": 4}, 8),
+        ({"threads": 17, "batch_size": 4}, 9),
         ({"threads": 16, "batch_size": 32}, 2),
+        ({"threads": 16, "batch_size": 4, "backend": "dali"}, 4),
         ({"threads": 16, "prefetch": 1}, 1),
         ({"threads": 16, "prefetch": 0}, 0),
     ],
 )
 def test_as_much_is_read_ahead_as_keeps_all_threads_busy(
-    dataset: Dataset, options: dict[str, int], prefetch: int
+    dataset: Dataset, options: dict[str, Any], prefetch: int
 ) -> None:
     index, folder = dataset
-    backend: Any = DetectionLoader(index, folder, augment=[], **options).backend  # type: ignore[arg-type]
+    backend: Any = DetectionLoader(index, folder, augment=[], **options).backend
     assert (backend.threads, backend.prefetch) == (options["threads"], prefetch)
 
 

@@ -284,6 +284,19 @@ def test_batches_that_are_held_never_change(
     assert len(set(addresses)) < len(addresses)
 
 
+def test_memory_is_used_again_in_the_next_epoch(noise: tuple[list[Path], list[np.ndarray]]) -> None:
+    paths, images = noise
+    plans = plans_of(Augment([Rotate(5)]), images)
+    backend = OpenCVBackend(paths, Augment([]), threads=2, prefetch=1)
+    seen: list[set[int]] = []
+    for _ in range(2):
+        seen.append({batch.images.data_ptr() for batch in backend.stream([plans[:2]] * 6)})
+        assert len(backend._scratches) <= 2
+    assert seen[0] & seen[1]
+    backend.close()
+    assert not backend._scratches and not backend._memory._free
+
+
 def test_errors_hold_no_batch(noise: tuple[list[Path], list[np.ndarray]]) -> None:
     paths, images = noise
     paths[0].write_bytes(b"")
