@@ -20,7 +20,7 @@ from detect.models.boxes import image_bounds, regression_loss
 from detect.models.detections import Detections, to_original
 from detect.models.interfaces import BBoxHead
 from detect.models.losses import accuracy
-from detect.models.nms import Suppression
+from detect.models.nms import NMS, Suppression
 from detect.models.samplers import needs_losses
 
 if TYPE_CHECKING:
@@ -151,11 +151,11 @@ def detect_boxes(
     targets: Sequence[Target],
     counts: Sequence[int],
     *,
-    score_thr: float,
-    nms: Suppression,
-    nms_iou: float,
-    max_per_img: int,
-    rescale: bool,
+    score_thr: float = 0.05,
+    nms: Suppression | None = None,
+    nms_iou: float = 0.5,
+    max_per_img: int = 100,
+    rescale: bool = True,
 ) -> list[Detections]:
     """The best boxes of every image.
 
@@ -167,7 +167,7 @@ def detect_boxes(
         targets: N targets, for the images' sizes.
         counts: How many of the RoIs are each image's.
         score_thr: A class's probability must be greater.
-        nms: Thins out boxes that overlap.
+        nms: Thins out boxes that overlap; NMS within each class without one.
         nms_iou: Its threshold.
         max_per_img: How many an image keeps.
         rescale: Whether boxes are brought back to the original image, which happens before the suppression.
@@ -183,7 +183,7 @@ def detect_boxes(
         if rescale:
             boxes = to_original(boxes, target)
         image_scores = scores[rows, labels]
-        kept, kept_scores = nms.suppress(boxes, image_scores, labels, nms_iou, max_per_img)
+        kept, kept_scores = (nms or NMS()).suppress(boxes, image_scores, labels, nms_iou, max_per_img)
         detections.append(Detections(boxes[kept], kept_scores, labels[kept]))
         start += count
     return detections
