@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from torch import nn
+from torch import Tensor, nn
 
 from dpipe.errors import InputError
 
@@ -58,3 +58,38 @@ def check_levels(detector: nn.Module, dense_head: nn.Module, auxiliary_head: nn.
             raise InputError(
                 f"{owner}: {name} has in_channels {width}, but the {source_name}'s levels have {list(channels)}"
             )
+
+
+def check_output(detector: nn.Module, name: str, images: Tensor, levels: Sequence[Tensor]) -> None:
+    """Checks the levels that a backbone or a neck made against what it tells of them, where it tells.
+
+    Reads shapes alone. A level may be some cells larger or smaller than its stride says, for want of padding.
+
+    Args:
+        detector: Has the part.
+        name: ``backbone`` or ``neck``.
+        images: (N, 3, H, W).
+        levels: (N, C_l, H_l, W_l) each.
+
+    Raises:
+        InputError: If there are more or fewer levels, or if their channels or sizes are others.
+    """
+    part = getattr(detector, name)
+    channels, strides = getattr(part, "channels", None), getattr(part, "strides", None)
+    if channels is None or strides is None:
+        return
+    sides = images.shape[2:]
+    owner = f"{type(detector).__name__}: {name}: {type(part).__name__}"
+    if isinstance(levels, Tensor):
+        raise InputError(f"{owner} made one tensor of shape {list(levels.shape)}, not a list of levels")
+    made = [tuple(level.shape[1:]) for level in levels]
+    fits = len(made) == len(channels) == len(strides) and all(
+        width == told and all(abs(cells * stride - side) <= 2 * stride for cells, side in zip(size, sides, strict=True))
+        for (width, *size), told, stride in zip(made, channels, strides, strict=True)
+    )
+    if not fits:
+        shapes = ", ".join("x".join(map(str, shape)) for shape in made)
+        raise InputError(
+            f"{owner} tells the channels {list(channels)} and the strides {list(strides)}, but made levels of "
+            f"{shapes} (channels, height, width) of images of {sides[0]}x{sides[1]}"
+        )

@@ -36,6 +36,7 @@ class TwoStageDetector(nn.Module):
         InputError: If parts do not fit each other.
     """
 
+    level_parts: ClassVar[tuple[str, ...]] = ("backbone", "neck")
     part_context: ClassVar[dict[str, dict[str, Any]]] = {"rpn_head": {"num_classes": 1}}
 
     def __init__(
@@ -72,18 +73,17 @@ class TwoStageDetector(nn.Module):
             In training a dict of scalars, of which those with "loss" in their names add up to the loss
             (:func:`total_loss`). In evaluation for each image its Detections in coordinates of the original image.
         """
-        levels = self.backbone(images)
         if self.training:
-            return self._losses(levels, targets)
-        features = pyramid(self.neck, levels)
+            return self._losses(images, targets)
+        features = pyramid(self, images)
         proposals = cast(DenseHead, self.rpn_head).propose(features, targets)
         return cast(RoIHead, self.roi_head).predict(laid_out(features), [boxes for boxes, _ in proposals], targets)
 
-    def _losses(self, levels: Sequence[Tensor], targets: Sequence[Target]) -> dict[str, Tensor]:
+    def _losses(self, images: Tensor, targets: Sequence[Target]) -> dict[str, Tensor]:
         if self.auxiliary_head is None:
-            features = pyramid(self.neck, levels)
+            features = pyramid(self, images)
         else:
-            features, laterals = cast(Any, self.neck).pyramid_and_laterals(levels)
+            features, laterals = cast(Any, self.neck).pyramid_and_laterals(self.backbone(images))
         roi_head = cast(RoIHead, self.roi_head)
         rpn_losses, proposals = self._loss_and_propose(features, one_class(targets))
         # A dense head that is a detector of its own calls its losses as a RoI head does.

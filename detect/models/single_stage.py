@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from detect.models.arguments import require
-from detect.models.channels import check_levels
+from detect.models.channels import check_levels, check_output
 from detect.models.detections import Detections, to_original
 from detect.models.interfaces import DenseDetectionHead, DenseHead
 from detect.registry import MODELS
@@ -36,6 +36,8 @@ class SingleStageDetector(nn.Module):
         InputError: If parts do not fit each other.
     """
 
+    level_parts: ClassVar[tuple[str, ...]] = ("backbone", "neck")
+
     def __init__(self, backbone: nn.Module, neck: nn.Module | None, bbox_head: nn.Module) -> None:
         super().__init__()
         require(bbox_head, ("loss", "predict", "num_classes"), "SingleStageDetector: bbox_head")
@@ -57,7 +59,7 @@ class SingleStageDetector(nn.Module):
             In training a dict of scalars, in evaluation for each image its Detections in coordinates of the original
             image.
         """
-        features = pyramid(self.neck, self.backbone(images))
+        features = pyramid(self, images)
         head = cast(DenseDetectionHead, self.bbox_head)
         return head.loss(features, targets) if self.training else head.predict(features, targets)
 
@@ -81,6 +83,7 @@ class RPN(nn.Module):
         InputError: If parts do not fit each other.
     """
 
+    level_parts: ClassVar[tuple[str, ...]] = ("backbone", "neck")
     part_context: ClassVar[dict[str, dict[str, Any]]] = {"rpn_head": {"num_classes": 1}}
     proposes: ClassVar[bool] = True
 
@@ -104,7 +107,7 @@ class RPN(nn.Module):
             In training a dict of scalars, in evaluation for each image its proposals as Detections of label 0, in
             coordinates of the original image.
         """
-        features = pyramid(self.neck, self.backbone(images))
+        features = pyramid(self, images)
         head = cast(DenseHead, self.bbox_head)
         if self.training:
             return head.loss(features, one_class(targets))
@@ -114,9 +117,19 @@ class RPN(nn.Module):
         ]
 
 
-def pyramid(neck: nn.Module | None, levels: Sequence[Tensor]) -> Sequence[Tensor]:
-    """What heads read: the backbone's levels as the neck maps them, or without a neck as they are."""
-    return levels if neck is None else neck(levels)
+def pyramid(detector: nn.Module, images: Tensor) -> Sequence[Tensor]:
+    """What heads read: the backbone's levels as the neck maps them, or without a neck as they are.
+
+    Raises:
+        InputError: In training, if a part of one's own does not make the levels that it tells.
+    """
+    features = images
+    for name, part in (("backbone", detector.backbone), ("neck", detector.neck)):
+        if part is not None:
+            features = part(features)
+            if detector.training:
+                check_output(detector, name, images, features)
+    return features
 
 
 def one_class(targets: Sequence[Target]) -> list[Target]:

@@ -7,7 +7,8 @@ supplies them by name wherever a constructor has such a parameter and the recipe
 - ``num_classes`` comes from the caller, who knows the data; so may others, of parameters that have defaults.
 - ``in_channels`` and ``strides`` (one number a level) come from the sibling built last that has both ``channels`` and
   ``strides``, such as a backbone or a neck; parts are built in the order of the constructor's parameters. A
-  parameter annotated ``int`` gets the number that all levels share.
+  parameter annotated ``int`` gets the number that all levels share. A class attribute ``level_parts`` names the
+  parameters whose parts have levels of their own: where one tells neither, those before it do not stand for them.
 - A parameter annotated as a mapping of plain values takes a mapping as it is: a ``type`` in it is the class's own
   matter.
 - A class attribute ``part_context`` overrides the context for what one parameter holds, and what the part that it
@@ -18,6 +19,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from dpipe.building.annotations import (
@@ -191,10 +193,16 @@ def _build(
         arguments[name] = value
         if _is_part(node[name]) and hasattr(value, "channels") and hasattr(value, "strides"):
             inner.update(_levels_of(value, f"{_place((*path, name), where)}{node[name]['type']}"))
+        elif _is_part(node[name]) and name in getattr(cls, "level_parts", ()):
+            untold = _Untold(dotted((*path, name)), node[name]["type"])
+            inner.update({"in_channels": untold, "strides": untold})
     at = f"{_place(path, where)}{node['type']}"
     for name, value in context.items():
         if name in known and name not in node:
-            arguments[name] = _fit(value, known[name].annotation, name, at)
+            if not isinstance(value, _Untold):
+                arguments[name] = _fit(value, known[name].annotation, name, at)
+            elif name in _required(known):
+                raise InputError(f"{at} needs {name!r}: {value}")
     for name in _required(known):
         if name not in arguments:
             raise InputError(f"{at} needs {name!r}: nothing before it supplies that, so write it there")
@@ -205,6 +213,17 @@ def _build(
     except Exception as error:  # such as PyTorch's RuntimeError for a layer of no channels
         what = "" if isinstance(error, TypeError | ValueError) else f"{type(error).__name__}: "
         raise InputError(f"{at}: {what}{' '.join(str(error).split())}") from error
+
+
+@dataclass(frozen=True)
+class _Untold:
+    """Stands in a context for what a part does not tell of its levels."""
+
+    path: str
+    type: str
+
+    def __str__(self) -> str:
+        return f"{self.path}, a {self.type}, has no `channels` and `strides`, which would tell; or write it there"
 
 
 def _levels_of(part: Any, at: str) -> dict[str, tuple[Any, ...]]:
