@@ -294,7 +294,8 @@ def test_memory_is_used_again_in_the_next_epoch(noise: tuple[list[Path], list[np
         assert len(backend._scratches) <= 2
     assert seen[0] & seen[1]
     backend.close()
-    assert not backend._scratches and not backend._memory._free
+    assert not backend._scratches
+    assert not backend._memory._free
 
 
 def test_errors_hold_no_batch(noise: tuple[list[Path], list[np.ndarray]]) -> None:
