@@ -1,7 +1,8 @@
 """A compact trainer for Cascade Mask R-CNN, Faster R-CNN and their family, from short YAML recipes.
 
-Each command has a function of its name: ``load_config``, ``train``, ``evaluate``, ``predict``. Parts of one's own are
-registered with ``MODELS.register``; ``weighted_loss`` makes a loss of a function.
+Each command has a function of its name: ``load_config``, ``train``, ``evaluate``, ``predict``; and ``evaluate_results``
+scores what was predicted before. Parts of one's own are registered with ``MODELS.register``; ``weighted_loss`` makes a
+loss of a function.
 """
 
 from __future__ import annotations
@@ -13,7 +14,9 @@ if TYPE_CHECKING:
     from detect.config import Config, build_augment, build_model, load_config
     from detect.control import TrainingInterruptedError
     from detect.evaluation import evaluate
-    from detect.metrics import CocoScores
+    from detect.metrics.evaluating import evaluate_results
+    from detect.metrics.results import Results
+    from detect.metrics.scores import Options, Scores
     from detect.models.detections import Detections
     from detect.models.losses import weighted_loss
     from detect.prediction import predict
@@ -24,14 +27,17 @@ if TYPE_CHECKING:
 # Imported when first asked for, so that the command line answers without PyTorch.
 _HOMES = {
     "MODELS": "detect.registry",
-    "CocoScores": "detect.metrics",
     "Config": "detect.config",
     "Detections": "detect.models.detections",
+    "Options": "detect.metrics.scores",
+    "Results": "detect.metrics.results",
+    "Scores": "detect.metrics.scores",
     "Trained": "detect.trained",
     "TrainingInterruptedError": "detect.control",
     "build_augment": "detect.config",
     "build_model": "detect.config",
     "evaluate": "detect.evaluation",
+    "evaluate_results": "detect.metrics.evaluating",
     "load_config": "detect.config",
     "load_trained": "detect.trained",
     "predict": "detect.prediction",
@@ -41,14 +47,17 @@ _HOMES = {
 
 __all__ = [
     "MODELS",
-    "CocoScores",
     "Config",
     "Detections",
+    "Options",
+    "Results",
+    "Scores",
     "Trained",
     "TrainingInterruptedError",
     "build_augment",
     "build_model",
     "evaluate",
+    "evaluate_results",
     "load_config",
     "load_trained",
     "predict",

@@ -41,6 +41,10 @@ class Metric(str, Enum):
 
     bbox = "bbox"
     segm = "segm"
+    proposal = "proposal"
+    proposal_fast = "proposal_fast"
+    voc = "voc"
+    cityscapes = "cityscapes"
 
 
 class AcceleratorName(str, Enum):
@@ -109,7 +113,7 @@ def evaluate_command(
         list[Metric] | None,
         typer.Option(
             "--eval",
-            metavar="bbox|segm...",
+            metavar="KIND...",
             help="What to evaluate: --eval bbox segm (default: bbox, and segm where model and data have masks)",
         ),
     ] = None,
@@ -124,7 +128,7 @@ def evaluate_command(
     with one_line_errors(debug):
         from detect.config import load_config
         from detect.evaluation import evaluate
-        from detect.metrics import class_table, score_table
+        from detect.metrics.tables import class_table, score_table
 
         console = _console()
         all_scores = evaluate(
@@ -136,8 +140,9 @@ def evaluate_command(
             accelerator=_accelerator(accelerator),
             console=console,
         )
-        if all_scores:
-            console.print(class_table(all_scores))
+        classes = class_table(all_scores)
+        if classes is not None:
+            console.print(classes)
         for scores in all_scores:
             console.print(score_table(scores))
 

@@ -5,11 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 
 from detect.config import Config, build_augment
-from detect.metrics import Kind
 from dpipe.coco import CocoIndex
 from dpipe.errors import InputError
 from dpipe.loader import DetectionLoader
@@ -116,17 +114,3 @@ def usable_ids(index: CocoIndex, skipped: Mapping[str, str]) -> list[int] | None
         file_name, reason = next(iter(skipped.items()))
         raise InputError(f"{index.path}: none of its images can be used, such as {file_name}: {reason}")
     return [id_ for id_, name in zip(index.image_ids.tolist(), index.file_names, strict=True) if name not in skipped]
-
-
-def kinds_for(index: CocoIndex, predicts_masks: bool) -> tuple[tuple[Kind, ...], str]:
-    """What can be evaluated: boxes, and masks where the model predicts them and every object in the data has one.
-
-    Returns:
-        The kinds; and a line for the user where masks are left out as only some objects have one, else an empty string.
-    """
-    bare = int((np.diff(index.polygons.instance_offsets) == 0).sum())
-    if not predicts_masks or not index.has_masks:
-        return ("bbox",), ""
-    if bare:
-        return ("bbox",), f"{index.path}: segm is not evaluated, as {bare} of {len(index.labels)} objects have no mask"
-    return ("bbox", "segm"), ""

@@ -14,9 +14,11 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from torch import nn
 
 from detect.config import Config
-from detect.data import kinds_for, skipped_anywhere, usable_ids, val_index, val_loader
+from detect.data import skipped_anywhere, usable_ids, val_index, val_loader
 from detect.devices import Accelerator, launched_rank, make_fabric
-from detect.metrics import CocoScores, Kind, coco_results, evaluate_coco
+from detect.metrics.evaluating import check_kinds, default_kinds, evaluate_results
+from detect.metrics.results import Results
+from detect.metrics.scores import Kind, Scores
 from detect.together import failing_together
 from detect.trained import load_trained
 from dpipe.files import check_writable, write_whole
@@ -36,13 +38,14 @@ def evaluate(
     devices: int = 1,
     accelerator: Accelerator = "auto",
     console: Console | None = None,
-) -> list[CocoScores]:
+) -> list[Scores]:
     """Evaluates a checkpoint on the recipe's validation set.
 
     Args:
         config: The recipe.
         checkpoint: A ``.safetensors`` or ``.pth`` file, a checkpoint folder, or a work directory.
-        kinds: What is evaluated; by default ``bbox``, and ``segm`` where the model and the data set have masks.
+        kinds: What is evaluated; by default what the recipe's ``evaluation.kinds`` says, else ``proposal`` for a model
+            that only proposes, else ``bbox``, and ``segm`` where the model and the data set have masks.
         out: Gets the detections in COCO's results format.
         devices: GPUs, or processes on the CPU.
         accelerator: ``auto`` takes GPUs where there are any.
@@ -52,7 +55,8 @@ def evaluate(
         The scores in the order of ``kinds``; an empty list on all processes but the first.
 
     Raises:
-        InputError: For a data set, a checkpoint, an image or a device that cannot be used, one line for each.
+        InputError: For a data set, a checkpoint, an image or a device that cannot be used, one line for each; and where
+            the data set or the model lacks what a kind needs.
     """
     fabric = make_fabric(devices, accelerator, config.train.precision)
     first = launched_rank() == 0
@@ -64,7 +68,11 @@ def evaluate(
     if out is not None and first:
         check_writable(Path(out).parent)
     index = val_index(config, None)
+    kinds, options = kinds or config.evaluation.kinds or (), config.evaluation.options
+    check_kinds(kinds, index, options)
     trained = load_trained(config, checkpoint, index.class_names, say)
+    proposes: bool = getattr(trained.model, "proposes", False)
+    check_kinds(kinds, index, options, proposes)
     fabric.launch()
     with failing_together(fabric):
         model = fabric.to_device(trained.model)
@@ -76,15 +84,14 @@ def evaluate(
     if not fabric.is_global_zero:
         return []
     if out is not None:
-        write_whole(Path(out), orjson.dumps(results))
-    predicts_masks = any("segmentation" in result for result in results)
+        write_whole(Path(out), orjson.dumps(results.to_coco()))
     if not kinds:
-        kinds, note = kinds_for(index, predicts_masks)
+        kinds, note = default_kinds(index, results, proposes)
         if note:
             say(note)
     if skipped:
         say(without_note(skipped))
-    return [evaluate_coco(index.path, results, kind, usable_ids(index, skipped)) for kind in kinds]
+    return evaluate_results(results, index, kinds, options, usable_ids(index, skipped))
 
 
 def without_note(skipped: Mapping[str, str]) -> str:
@@ -99,7 +106,7 @@ def collect_results(
     category_ids: Sequence[int],
     fabric: Fabric,
     on_images: Callable[[int], None] = lambda count: None,
-) -> list[dict[str, Any]]:
+) -> Results:
     """Runs a model over this process's share of a data set, and gathers the results of all processes.
 
     Args:
@@ -110,23 +117,25 @@ def collect_results(
         on_images: Called after each batch with its number of images.
 
     Returns:
-        The results ordered by image id, on process 0; an empty list on the others.
+        The results ordered by image id, on process 0; on the others those of the process itself.
     """
-    results: list[dict[str, Any]] = []
+    parts: list[Results] = []
     with torch.inference_mode():
         for batch in batches:
             batch = batch.to(fabric.device)
             with fabric.autocast():
                 detections = model(batch.images, batch.targets)
             for target, found in zip(batch.targets, detections, strict=True):
-                results += coco_results(found, int(target.image_id), category_ids)
+                parts.append(Results.of_image(found, int(target.image_id), category_ids))
             on_images(len(batch.targets))
+    results = Results.concatenate(parts)
     if fabric.world_size > 1:
         shares: list[Any] | None = [None] * fabric.world_size if fabric.is_global_zero else None
         torch.distributed.gather_object(results, shares)
-        results = [result for share in shares for result in share] if shares else []
-    # Stable, so the order within an image stays, and the number of processes makes no difference.
-    return sorted(results, key=lambda result: result["image_id"])
+        if shares is not None:
+            # Ordered by image, so that the number of processes makes no difference.
+            results = Results.concatenate(shares)
+    return results
 
 
 @contextmanager

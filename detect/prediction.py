@@ -17,7 +17,7 @@ from rich.console import Console
 
 from detect.config import Config, build_augment
 from detect.devices import Accelerator, make_fabric
-from detect.metrics import coco_results
+from detect.metrics.results import Results
 from detect.trained import Trained, load_trained, say_nothing
 from dpipe.coco import CocoIndex
 from dpipe.errors import BadSampleError, InputError
@@ -78,8 +78,9 @@ def predict(
     results: list[dict[str, Any]] = []
     for number, detections in enumerate(_run(config, trained, index, root, fabric)):
         path, id_ = paths[number], number + 1
-        found = coco_results(detections, id_, trained.category_ids, file_name=str(path))
+        found = Results.of_image(detections, id_, trained.category_ids).to_coco()
         for result, label in zip(found, detections.labels.tolist(), strict=True):
+            result["file_name"] = str(path)
             result["category_name"] = trained.class_names[label]
         results += found
         shown = detections.select(detections.scores >= score_thr)

@@ -72,7 +72,7 @@ def arrange(lists: FlatLists, masks: Mapping[int, Any], sizes: ArrayLike | None,
         return polygons
     expected = None if sizes is None else np.asarray(sizes, dtype=np.int64).reshape(-1, 2)
     numbers = list(masks)
-    counts, count_offsets, shapes = _read_run_lengths(masks, numbers, expected, name)
+    counts, count_offsets, shapes = read_run_lengths(masks, numbers, expected, name)
     traced = []
     chunk = count_offsets[:-1] // TRACE_RUNS
     for piece in np.split(np.arange(len(masks)), np.flatnonzero(np.diff(chunk)) + 1):
@@ -154,7 +154,7 @@ def _malformed_list(segmentations: Sequence[Any], name: Where) -> InputError:
     return InputError("a segmentation cannot be read as polygons")
 
 
-def _read_run_lengths(
+def read_run_lengths(
     segmentations: Mapping[int, Any], masks: list[int], expected: Ints | None, name: Where
 ) -> tuple[Ints, Ints, Ints]:
     """Run lengths of all masks (flat), their offsets, and their (n, 2) heights and widths; all checked."""

@@ -9,7 +9,7 @@ import pytest
 from rich.console import Console
 
 from detect.logs import LOG_NAME, RunLog, read_log
-from detect.metrics import CocoScores
+from detect.metrics.scores import Scores
 
 
 def make_console(terminal: bool) -> Console:
@@ -82,7 +82,7 @@ def test_a_new_run_begins_a_new_log(tmp_path):
 
 
 def test_evaluations_are_found_again(tmp_path):
-    scores = CocoScores("bbox", {"AP": 0.25, "AP50": 0.5}, {"box": 0.25, "disc": float("nan")})
+    scores = Scores("bbox", {"AP": 0.25, "AP50": 0.5}, {"box": {"AP": 0.25}, "disc": {"AP": float("nan")}})
     log = RunLog(tmp_path, 0, 100, make_console(False))
     with log.running():
         log.evaluation(1, 50, [scores])
@@ -91,7 +91,7 @@ def test_evaluations_are_found_again(tmp_path):
         "kind": "evaluation",
         "epoch": 1,
         "iteration": 50,
-        "bbox": {"AP": 0.25, "AP50": 0.5, "per_class": {"box": 0.25, "disc": None}},
+        "bbox": {"AP": 0.25, "AP50": 0.5, "per_class": {"box": {"AP": 0.25}, "disc": {"AP": None}}},
     }
     assert RunLog(tmp_path, 50, 100, make_console(False)).evaluation_at(49) is None
 

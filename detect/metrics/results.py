@@ -1,0 +1,210 @@
+"""Detections of a whole data set as flat arrays, and COCO's results format, which they are written in and read from."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import orjson
+from numpy.typing import NDArray
+from pycocotools import mask as coco_mask
+
+from dpipe.building.problems import shorten
+from dpipe.errors import InputError
+from dpipe.outlines.polygon_coco import read_run_lengths
+
+if TYPE_CHECKING:
+    from detect.models.detections import Detections, RunLengths
+    from dpipe.coco import CocoIndex
+
+
+@dataclass(frozen=True, eq=False)
+class Results:
+    """D detections of a data set, in the data set's terms.
+
+    Attributes:
+        image_ids: (D,) int64, the JSON's.
+        category_ids: (D,) int64, the JSON's.
+        boxes: (D, 4) float64: x, y, width and height in pixels of the original image.
+        scores: (D,) float64.
+        masks: D masks as compressed run lengths, or None where there are none.
+    """
+
+    image_ids: NDArray[np.int64]
+    category_ids: NDArray[np.int64]
+    boxes: NDArray[np.float64]
+    scores: NDArray[np.float64]
+    masks: list[RunLengths] | None = None
+
+    def __len__(self) -> int:
+        return len(self.image_ids)
+
+    @classmethod
+    def of_image(cls, detections: Detections, image_id: int, category_ids: Sequence[int]) -> Results:
+        """One image's detections.
+
+        Args:
+            detections: In the coordinates of the original image.
+            image_id: The JSON's id of the image.
+            category_ids: The JSON's id of each label.
+        """
+        boxes = detections.boxes.detach().cpu().double().numpy()
+        return cls(
+            np.full(len(boxes), image_id, np.int64),
+            np.asarray(category_ids, np.int64)[detections.labels.cpu().numpy()],
+            np.concatenate([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], axis=1),
+            detections.scores.detach().cpu().double().numpy(),
+            detections.masks,
+        )
+
+    @classmethod
+    def concatenate(cls, parts: Sequence[Results]) -> Results:
+        """All detections of several parts, ordered by image id; within an image they stay in order."""
+        parts = [EMPTY, *parts]
+        image_ids = np.concatenate([part.image_ids for part in parts])
+        order = np.argsort(image_ids, kind="stable")
+        masks: list[RunLengths] | None = None
+        if len(parts) > 1 and all(part.masks is not None for part in parts[1:]):
+            flat = [mask for part in parts for mask in part.masks or ()]
+            masks = [flat[place] for place in order.tolist()]
+        return cls(
+            image_ids[order],
+            np.concatenate([part.category_ids for part in parts])[order],
+            np.concatenate([part.boxes for part in parts])[order],
+            np.concatenate([part.scores for part in parts])[order],
+            masks,
+        )
+
+    def to_coco(self) -> list[dict[str, Any]]:
+        """The detections in COCO's results format.
+
+        Returns:
+            A dict for each detection: ``image_id``, ``category_id``, ``bbox`` (x, y, width, height), ``score``, and
+            with masks ``segmentation`` (compressed run lengths).
+        """
+        rows = zip(
+            self.image_ids.tolist(), self.category_ids.tolist(), self.boxes.tolist(), self.scores.tolist(), strict=True
+        )
+        results = [
+            {"image_id": image_id, "category_id": category_id, "bbox": box, "score": score}
+            for image_id, category_id, box, score in rows
+        ]
+        if self.masks is not None:
+            for result, mask in zip(results, self.masks, strict=True):
+                result["segmentation"] = mask
+        return results
+
+
+EMPTY = Results(np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros((0, 4)), np.zeros(0))
+
+
+def read_results(path: str | Path, index: CocoIndex) -> Results:
+    """Reads a file in COCO's results format, whoever wrote it.
+
+    Args:
+        path: A JSON list of detections: ``image_id``, ``category_id``, ``score``, and ``bbox`` or ``segmentation``
+            (run lengths) or both. Boxes that are missing are those of the masks.
+        index: The data set that they belong to.
+
+    Raises:
+        InputError: Naming the first detection that is wrong: not a mapping, a key is missing, an id is not in the data
+            set, a score or a box is not finite, a box has a negative side, a mask is damaged or not of its image's
+            size.
+    """
+    try:
+        rows = orjson.loads(Path(path).read_bytes())
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read: {error.strerror or error}") from None
+    except orjson.JSONDecodeError as error:
+        raise InputError(f"{path}: is not JSON: {error} (NaN and Infinity are no numbers in JSON)") from None
+    if not isinstance(rows, list):
+        hint = ", as of a data set" if isinstance(rows, dict) and "images" in rows else ""
+        raise InputError(f"{path}: holds a {type(rows).__name__}{hint}; COCO results are a list of detections")
+
+    def where(number: int) -> str:
+        return f"{path}: detection {number}"
+
+    for number, row in enumerate(rows):
+        if not isinstance(row, dict):
+            raise InputError(f"{where(number)} is {shorten(row)}; expected a mapping with image_id, category_id, score")
+    image_ids = _ids(rows, "image_id", index.image_ids, where, index)
+    category_ids = _ids(rows, "category_id", index.category_ids, where, index)
+    scores = _numbers(rows, "score", 1, where)[:, 0]
+    masks = _masks(rows, image_ids, where, index)
+    if masks is not None and rows and "bbox" not in rows[0]:
+        boxes = np.asarray(coco_mask.toBbox(masks), np.float64).reshape(-1, 4)
+    else:
+        boxes = _numbers(rows, "bbox", 4, where)
+        if (boxes[:, 2:] < 0).any():
+            number = int((boxes[:, 2:] < 0).any(axis=1).argmax())
+            box = shorten(rows[number]["bbox"])
+            raise InputError(f"{where(number)}: bbox {box} has a negative side; expected x, y, width, height")
+    return Results(image_ids, category_ids, boxes, scores, masks)
+
+
+Where = Callable[[int], str]
+
+
+def _values(rows: Sequence[Mapping[str, Any]], key: str, where: Where) -> list[Any]:
+    """The values of a key that every row needs."""
+    try:
+        return [row[key] for row in rows]
+    except KeyError:
+        number = next(number for number, row in enumerate(rows) if key not in row)
+        raise InputError(f"{where(number)} has no {key}") from None
+
+
+def _ids(
+    rows: Sequence[Mapping[str, Any]], key: str, known: NDArray[np.int64], where: Where, index: CocoIndex
+) -> NDArray[np.int64]:
+    """Ids that are all among those of the data set."""
+    values = _values(rows, key, where)
+    allowed = set(known.tolist())
+    for number, value in enumerate(values):
+        if type(value) is not int or value not in allowed:
+            raise InputError(f"{where(number)}: {key} {shorten(value)} is not in {index.path}")
+    return np.array(values, np.int64)
+
+
+def _numbers(rows: Sequence[Mapping[str, Any]], key: str, width: int, where: Where) -> NDArray[np.float64]:
+    """(D, width) finite numbers; where the width is 1, the values are numbers themselves and no lists."""
+    values = _values(rows, key, where)
+    lists = [[value] for value in values] if width == 1 else values
+    for number, parts in enumerate(lists):
+        if not isinstance(parts, list) or len(parts) != width or any(type(part) not in (int, float) for part in parts):
+            wanted = "a number" if width == 1 else f"{width} numbers"
+            raise InputError(f"{where(number)}: {key} is {shorten(values[number])}; expected {wanted}")
+    array = np.array(lists, np.float64).reshape(-1, width)
+    wrong = ~np.isfinite(array).all(axis=1)
+    if wrong.any():
+        number = int(wrong.argmax())
+        raise InputError(f"{where(number)}: {key} {shorten(values[number])} is not finite")
+    return array
+
+
+def _masks(
+    rows: Sequence[Mapping[str, Any]], image_ids: NDArray[np.int64], where: Where, index: CocoIndex
+) -> list[RunLengths] | None:
+    """The masks as compressed run lengths, checked; None where no row has one."""
+    if not any("segmentation" in row for row in rows):
+        return None
+    masks = _values(rows, "segmentation", where)
+    for number, mask in enumerate(masks):
+        if not isinstance(mask, dict):
+            raise InputError(
+                f"{where(number)}: segmentation is {shorten(mask)}; results have masks as run lengths (size, counts)"
+            )
+    order = np.argsort(index.image_ids)
+    places = order[np.searchsorted(index.image_ids, image_ids, sorter=order)]
+    sizes = np.stack([index.heights, index.widths], axis=1).astype(np.int64)[places]
+    read_run_lengths(dict(enumerate(masks)), list(range(len(masks))), sizes, where)
+    return [mask if isinstance(mask["counts"], str) else _compressed(mask) for mask in masks]
+
+
+def _compressed(mask: RunLengths) -> RunLengths:
+    """A mask whose counts are a list, with the text that COCO makes of them."""
+    rle = coco_mask.frPyObjects(mask, *mask["size"])
+    return {"size": mask["size"], "counts": rle["counts"].decode()}

@@ -1,0 +1,138 @@
+"""Detections as arrays, as COCO results, and read from files of anybody's."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from pycocotools import mask as mask_utils
+
+from detect.metrics.results import Results, read_results
+from detect.models.detections import Detections
+from dpipe.errors import InputError
+
+
+def rle(mask: np.ndarray) -> dict:
+    encoded = mask_utils.encode(np.asfortranarray(mask.astype(np.uint8)))
+    return {"size": list(encoded["size"]), "counts": encoded["counts"].decode()}
+
+
+@pytest.fixture
+def masks() -> np.ndarray:
+    bitmaps = np.zeros((2, 6, 8), dtype=np.uint8)
+    bitmaps[0, 1:3, 2:5] = 1
+    bitmaps[1, 4:, :] = 1
+    return bitmaps
+
+
+@pytest.fixture
+def index(save):
+    return save(
+        {
+            "images": [{"id": id_, "file_name": f"{id_}.jpg", "width": 8, "height": 6} for id_ in (42, 7)],
+            "categories": [{"id": 11, "name": "box"}, {"id": 13, "name": "disc"}],
+            "annotations": [],
+        }
+    )
+
+
+def test_results_are_in_the_data_sets_terms(masks):
+    detections = Detections(
+        boxes=torch.tensor([[2.0, 1.0, 5.0, 3.0], [0.0, 0.0, 8.0, 6.0]]),
+        scores=torch.tensor([0.75, 0.5]),
+        labels=torch.tensor([1, 0]),
+        masks=[rle(mask) for mask in masks],
+    )
+    first, second = Results.of_image(detections, 42, [11, 13]).to_coco()
+    assert first["image_id"] == 42
+    assert (first["category_id"], second["category_id"]) == (13, 11)
+    assert first["bbox"] == [2.0, 1.0, 3.0, 2.0]
+    assert first["score"] == 0.75
+    assert (mask_utils.decode(first["segmentation"]) == masks[0]).all()
+    json.dumps(first)
+    assert detections.boxes[0].tolist() == [2.0, 1.0, 5.0, 3.0]  # not changed in passing
+
+
+def test_parts_are_ordered_by_image(masks):
+    def part(image_id: int, scores: list[float], masks: list | None = None) -> Results:
+        boxes = torch.zeros(len(scores), 4)
+        labels = torch.zeros(len(scores), dtype=torch.int64)
+        return Results.of_image(Detections(boxes, torch.tensor(scores), labels, masks), image_id, [1])
+
+    whole = Results.concatenate([part(7, [0.5, 0.25]), part(3, []), part(4, [0.75])])
+    assert whole.image_ids.tolist() == [4, 7, 7]
+    assert whole.scores.tolist() == [0.75, 0.5, 0.25]
+    assert whole.masks is None
+    with_masks = Results.concatenate(
+        [part(7, [0.5], [rle(masks[0])]), part(3, [], []), part(4, [0.75], [rle(masks[1])])]
+    )
+    assert with_masks.masks == [rle(masks[1]), rle(masks[0])]
+    assert Results.concatenate([part(3, [], [])]).masks == []
+    assert len(Results.concatenate([])) == 0
+
+
+def test_a_file_is_read_as_it_was_written(masks, index, tmp_path):
+    rows = [
+        {"image_id": 7, "category_id": 13, "bbox": [1, 2.5, 3, 2], "score": 1, "segmentation": rle(masks[0])},
+        {"image_id": 42, "category_id": 11, "bbox": [0, 0, 0, 0], "score": 0.125, "segmentation": rle(masks[1])},
+    ]
+    path = tmp_path / "results.json"
+    path.write_text(json.dumps(rows))
+    assert read_results(path, index).to_coco() == rows
+    # Boxes of masks, and counts as a list, as pycocotools has them.
+    rows = [{key: value for key, value in row.items() if key != "bbox"} for row in rows]
+    rows[0]["segmentation"] = {"size": [6, 8], "counts": [13, 2, 4, 2, 4, 2, 21]}
+    path.write_text(json.dumps(rows))
+    results = read_results(path, index)
+    assert results.boxes.tolist() == [[2, 1, 3, 2], [0, 4, 8, 2]]
+    assert results.masks == [rle(masks[0]), rle(masks[1])]
+
+
+GOOD = {"image_id": 7, "category_id": 13, "bbox": [1, 2, 3, 4], "score": 0.5}
+MASK = {"size": [6, 8], "counts": "=200"}
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("[1", "is not JSON"),
+        ('[{"score": NaN}]', r"is not JSON.*NaN and Infinity are no numbers"),
+        ({"images": [], "annotations": []}, "holds a dict, as of a data set; COCO results are a list of detections"),
+        (3, "holds a int; COCO results are a list"),
+        ([GOOD, [1, 2]], r"detection 1 is \[1, 2\]; expected a mapping with image_id"),
+        ([GOOD, {**GOOD, "image_id": 8}], r"detection 1: image_id 8 is not in .*truth\.json$"),
+        ([{**GOOD, "image_id": "7"}], r'detection 0: image_id "7" is not in '),
+        ([{**GOOD, "category_id": 1}], "detection 0: category_id 1 is not in "),
+        ([{**GOOD, "category_id": True}], "detection 0: category_id true is not in "),
+        ([GOOD, {"image_id": 7, "category_id": 13, "bbox": [1, 2, 3, 4]}], "detection 1 has no score"),
+        ([{"image_id": 7, "category_id": 13, "score": 0.5}], "detection 0 has no bbox"),
+        ([{"category_id": 13, "score": 0.5}], "detection 0 has no image_id"),
+        ([{**GOOD, "score": None}], "detection 0: score is null; expected a number"),
+        ([{**GOOD, "score": [0.5]}], r"detection 0: score is \[0.5\]; expected a number"),
+        ("[" + json.dumps(GOOD).replace("0.5", "1e999") + "]", "detection 0: score .* is not finite|is not JSON"),
+        ([{**GOOD, "bbox": [1, 2, 3]}], r"detection 0: bbox is \[1, 2, 3\]; expected 4 numbers"),
+        ([{**GOOD, "bbox": [1, 2, "3", 4]}], "expected 4 numbers"),
+        ([GOOD, {**GOOD, "bbox": [5, 5, -1, 2]}], r"detection 1: bbox \[5, 5, -1, 2\] has a negative side"),
+        ([{**GOOD, "segmentation": MASK}, GOOD], "detection 1 has no segmentation"),
+        ([{**GOOD, "segmentation": [[1, 1, 5, 1, 5, 5]]}], r"segmentation is \[\[1, 1.*masks as run lengths"),
+        ([{**GOOD, "segmentation": {**MASK, "size": [8, 6]}}], r"detection 0: .*\[8, 6\], its image \[6, 8\]"),
+        ([{**GOOD, "segmentation": {**MASK, "counts": "zz"}}], "detection 0: run lengths are damaged"),
+        ([{**GOOD, "segmentation": {"size": [6, 8]}}], "detection 0: run-length mask has counts null"),
+    ],
+)
+def test_wrong_files_are_refused_in_one_line(content, message, index, tmp_path):
+    path = tmp_path / "results.json"
+    path.write_text(content if isinstance(content, str) else json.dumps(content))
+    with pytest.raises(InputError, match=message) as caught:
+        read_results(path, index)
+    assert str(path) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_file_that_is_not_there(index, tmp_path):
+    with pytest.raises(InputError, match="cannot be read: No such file"):
+        read_results(tmp_path / "results.json", index)
+    with pytest.raises(InputError, match="cannot be read: Is a directory"):
+        read_results(tmp_path, index)
