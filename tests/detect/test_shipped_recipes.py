@@ -21,6 +21,7 @@ from dpipe.recipes import load_recipe, shipped_recipes
 # What makes a model wide, wherever a recipe says it.
 WIDTHS = {"out_channels": 16, "feat_channels": 16, "num_groups": 8, "fc_out_channels": 32, "conv_out_channels": 16}
 LONG, SHORT = 128, 96
+SMALL_ANCHORS = {"rpn_r50_c4_voc": [1, 2, 4]}  # whose own are of 128 px and more, and must lie inside the image
 
 
 @pytest.fixture(scope="module")
@@ -62,6 +63,8 @@ def reduced(name: str, scenes: Path) -> Config:
     overrides += ["data.train.repeat=1", "data.train.filter_empty=false", "data.batch_size=2"]
     overrides += ["data.classes=null", "data.backend=opencv"]
     overrides += _narrow(values["model"], "model")
+    if name in SMALL_ANCHORS:
+        overrides.append(f"model.rpn_head.scales={SMALL_ANCHORS[name]}")
     for key in ("train_transforms", "test_transforms"):
         for index, transform in enumerate(values["data"][key]):
             if transform["type"] == "Resize":
@@ -125,6 +128,7 @@ OFFICIAL = {
     "faster_rcnn_r50_pafpn_coco": "faster-rcnn_r50_pafpn_1x_coco",
     "fcos_r50_caffe_fpn_gn_coco": "fcos_r50-caffe_fpn_gn-head_1x_coco",
     "mask_rcnn_r50_fpn_coco": "mask-rcnn_r50_fpn_1x_coco",
+    "rpn_r50_fpn_coco": "rpn_r50_fpn_1x_coco",
 }
 
 
@@ -137,3 +141,34 @@ def test_full_size_names_and_shapes(name: str, parity: Callable[[str], Any]) -> 
     if name != "faster_rcnn_r50_caffe_fpn_fcos_rpn_coco":  # whose BatchNorm is frozen, unlike the model's in the list
         frozen = {key for key, weight in model.named_parameters() if not weight.requires_grad}
         assert frozen == set(case.json("_summary")[OFFICIAL[name]]["frozen_tensors"])
+
+
+@pytest.mark.parametrize("name", ["rpn_r50_fpn_coco", "fcos_rpn_r50_fpn_coco", "rpn_r50_c4_voc"])
+def test_recipes_that_only_propose(name: str) -> None:
+    with torch.device("meta"):
+        model = build_model(load_config(name), 80, pretrained=False)
+    assert model.proposes
+    assert getattr(model.bbox_head, "num_classes", 1) == 1
+
+
+def test_the_classic_rpn_reads_one_level_of_1024_channels() -> None:
+    model = build_model(load_config("rpn_r50_c4_voc"), 20, pretrained=False)
+    shapes = {key: list(tensor.shape) for key, tensor in model.state_dict().items()}
+    assert not [key for key in shapes if key.startswith(("neck", "backbone.layer4"))]
+    assert model.backbone.strides == (16,)
+    head = {key.removeprefix("bbox_head."): shape for key, shape in shapes.items() if key.startswith("bbox_head")}
+    assert head == {
+        "rpn_conv.weight": [512, 1024, 3, 3],
+        "rpn_conv.bias": [512],
+        "rpn_cls.weight": [18, 512, 1, 1],
+        "rpn_cls.bias": [18],
+        "rpn_reg.weight": [36, 512, 1, 1],
+        "rpn_reg.bias": [36],
+    }
+    anchors = model.bbox_head.anchors.base_anchors[0]
+    sides = (anchors[:, 2] - anchors[:, 0]) * (anchors[:, 3] - anchors[:, 1])
+    assert sorted(sides.sqrt().round().tolist()) == [128.0] * 3 + [256.0] * 3 + [512.0] * 3
+    for conv in (model.bbox_head.rpn_conv, model.bbox_head.rpn_cls, model.bbox_head.rpn_reg):
+        assert conv.weight.std().item() == pytest.approx(0.01, rel=0.05)
+        assert conv.weight.mean().item() == pytest.approx(0.0, abs=0.001)
+        assert not conv.bias.any()
