@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
+from detect.models.roi_align import as_one_operator
 from dpipe.operations.geometric import Resize
 from dpipe.plan import Size
 from dpipe.policy import Augment
@@ -65,7 +66,7 @@ def dry_run(model: nn.Module) -> Iterator[DryRun]:
 
         handles += [module.register_forward_pre_hook(enter), module.register_forward_hook(leave)]
     try:
-        with torch.no_grad(), _SkipProducts(run, active):
+        with torch.no_grad(), as_one_operator(), _SkipProducts(run, active):
             yield run
     finally:
         for handle in handles:

@@ -12,7 +12,9 @@ backwards fifteen times: those use one thread there, whatever there are. The res
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,7 +31,21 @@ def by_products(feature: Tensor) -> bool:
 
     There it has to be one operator, whose shapes are known without the RoIs.
     """
-    return feature.device.type == "cpu" and not (torch.compiler.is_compiling() or torch.jit.is_tracing())
+    one_operator = _ONE_OPERATOR.get() or torch.compiler.is_compiling() or torch.jit.is_tracing()
+    return feature.device.type == "cpu" and not one_operator
+
+
+@contextmanager
+def as_one_operator() -> Iterator[None]:
+    """Within it RoIs are cut out by one operator on a CPU too, whose products nobody takes for those of layers."""
+    before = _ONE_OPERATOR.set(True)
+    try:
+        yield
+    finally:
+        _ONE_OPERATOR.reset(before)
+
+
+_ONE_OPERATOR = ContextVar("one operator", default=False)
 
 
 def laid_out(levels: Sequence[Tensor]) -> list[Tensor]:
