@@ -5,7 +5,7 @@ Legend: N images, H, W their padded size, C_l channels and s_l stride of output 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch import Tensor, nn
@@ -29,13 +29,16 @@ class TimmBackbone(nn.Module):
         norm_eval: BatchNorm keeps its statistics, as is usual for batches of an image or two.
         pretrained: True for the weights that timm downloads; or a path or URL of weights of the whole model. False, or
             null, draws them at random.
+        options: Further arguments of the timm model. Transformers are made for images of one size, unless they have
+            ``strict_img_size: false`` (Swin) or ``dynamic_img_size: true`` (ViT).
 
     Attributes:
         channels: Channels of each output level.
         strides: Pixels per cell of each output level.
 
     Raises:
-        InputError: timm is not installed, has no such model or level, or the weights cannot be had or do not fit.
+        InputError: timm is not installed, has no such model, level or option, or the weights cannot be had or do not
+            fit.
     """
 
     def __init__(
@@ -44,15 +47,18 @@ class TimmBackbone(nn.Module):
         out_indices: Sequence[CountOrZero] | None = None,
         norm_eval: bool = True,
         pretrained: bool | str | None = False,
+        options: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()
-        options: dict[str, Any] = {} if out_indices is None else {"out_indices": tuple(out_indices)}
+        further = dict(options or {})
+        _check_options(further)
+        features: dict[str, Any] = {} if out_indices is None else {"out_indices": tuple(out_indices)}
         if isinstance(pretrained, str):
             # timm itself would load a file of other names without a word.
-            whole = _create(model_name)
+            whole = _create(model_name, **further)
             _load_whole(whole, model_name, pretrained)
-            options["pretrained_cfg_overlay"] = {"state_dict": whole.state_dict()}
-        self.body: Any = _create(model_name, features_only=True, pretrained=bool(pretrained), **options)
+            features["pretrained_cfg_overlay"] = {"state_dict": whole.state_dict()}
+        self.body: Any = _create(model_name, features_only=True, pretrained=bool(pretrained), **features, **further)
         self.norm_eval = norm_eval
         strides = self.body.feature_info.reduction()
         self.taken = tuple(i for i, s in enumerate(strides) if out_indices is not None or s >= FINEST_STRIDE)
@@ -71,6 +77,17 @@ class TimmBackbone(nn.Module):
         super().train(mode)
         hold_in_evaluation((), self if self.norm_eval else None)
         return self
+
+
+def _check_options(options: Mapping[str, Any]) -> None:
+    """Raises InputError for options that are this class's to set, or that would have timm load further files."""
+    taken = ("model_name", "features_only", "out_indices", "pretrained", "checkpoint_path", "cache_dir")
+    wrong = sorted(name for name in options if name in taken or name.startswith("pretrained_"))
+    if wrong:
+        raise InputError(
+            f"TimmBackbone: options cannot hold {', '.join(wrong)}; weights and levels are told by pretrained and "
+            "out_indices beside them"
+        )
 
 
 def _create(model_name: str, **options: Any) -> Any:

@@ -114,6 +114,28 @@ class TestTimm:
         )
         assert shapes_of(model(torch.randn(1, 3, 224, 224))) == [(1, 96, 56, 56), (1, 192, 28, 28)]
 
+    @pytest.mark.parametrize(
+        ("name", "options", "shapes"),
+        [
+            ("swin_tiny_patch4_window7_224", {"strict_img_size": False}, [(1, 96, 16, 24), (1, 192, 8, 12)]),
+            ("vit_tiny_patch16_224", {"dynamic_img_size": True, "depth": 2}, [(1, 192, 4, 6)] * 2),
+        ],
+    )
+    def test_transformers_of_images_of_any_size(self, name, options, shapes):
+        model = MODELS.build({"type": "TimmBackbone", "model_name": name, "out_indices": [0, 1], "options": options})
+        assert shapes_of(model.eval()(torch.zeros(1, 3, 64, 96))) == shapes
+
+    @pytest.mark.parametrize("name", ["features_only", "pretrained_cfg_overlay", "checkpoint_path", "out_indices"])
+    def test_options_that_are_not_to_be_chosen(self, name):
+        with pytest.raises(InputError, match=f"TimmBackbone: options cannot hold {name}; weights and levels are told"):
+            TimmBackbone("resnet10t", options={name: True, "in_chans": 3})
+
+    def test_options_are_the_models_with_weights_of_a_file_too(self, tmp_path):
+        whole = timm.create_model("resnet10t", stem_width=16)
+        torch.save(whole.state_dict(), tmp_path / "weights.pth")
+        model = TimmBackbone("resnet10t", pretrained=str(tmp_path / "weights.pth"), options={"stem_width": 16})
+        assert torch.equal(model.body.conv1[0].weight, whole.conv1[0].weight)
+
     @pytest.mark.parametrize("norm_eval", [False, True])
     def test_norm_eval(self, norm_eval):
         model = TimmBackbone("resnet10t", norm_eval=norm_eval).train()
@@ -139,6 +161,7 @@ class TestTimm:
         [
             (("nonsense",), "TimmBackbone: timm cannot make 'nonsense': "),
             (("resnet10t", [9]), "TimmBackbone: timm cannot make 'resnet10t': "),
+            (("resnet10t", None, True, False, {"nonsense": 1}), "timm cannot make 'resnet10t': .*nonsense"),
             (("resnet10t", None, True, "absent.pth"), r"absent.pth: no such checkpoint file"),
         ],
     )
