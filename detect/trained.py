@@ -97,7 +97,8 @@ def read_info(weights: Path) -> ModelInfo | None:
             raise InputError(f"{weights}: is not a safetensors file that can be read: {error}") from None
         return ModelInfo.from_metadata(metadata, weights) if METADATA_KEY in metadata else None
     meta = entries(entries(load_pth(weights)).get("meta"))
-    names = meta.get("CLASSES") or entries(meta.get("dataset_meta")).get("classes")  # versions 2 and 3
+    told = entries(meta.get("dataset_meta"))
+    names = meta.get("CLASSES") or told.get("classes") or told.get("CLASSES")  # versions 2, 3, and before 3.0.0
     if not isinstance(names, list | tuple) or not all(isinstance(name, str) for name in names):
         return None
     epoch, iteration = (value if type(value := meta.get(key)) is int else 0 for key in ("epoch", "iter"))

@@ -116,15 +116,10 @@ def read_weights(source: str | Path) -> dict[str, Tensor]:
     Raises:
         InputError: The file is missing, cannot be read, or holds no named tensors.
     """
-    if isinstance(source, str) and is_url(source):
-        path = download(source)
-    else:
-        path = Path(source).expanduser()
-        if not path.is_file():
-            raise InputError(f"{source}: no such checkpoint file")
+    path = _local(source)
     if path.suffix == ".safetensors":
         try:
-            return load_file(path)
+            return _plain_names(load_file(path))
         except (SafetensorError, OSError) as error:
             raise InputError(f"{path}: is not a safetensors file that can be read: {error}") from error
     content = load_pth(path)
@@ -138,10 +133,37 @@ def read_weights(source: str | Path) -> dict[str, Tensor]:
         if isinstance(name, str) and isinstance(tensor, torch.Tensor)
     }
     if not state:
-        raise InputError(f"{path}: holds no named tensors")
-    # Data-parallel training puts the whole model under one more name.
-    if all(name.startswith("module.") for name in state):
-        state = {name.removeprefix("module."): tensor for name, tensor in state.items()}
+        found = ", ".join(repr(key) for key in list(inner)[:5]) or "nothing"
+        raise InputError(f"{path}: holds no named tensors, bare or under 'state_dict' or 'model', but {found}")
+    return _plain_names(state)
+
+
+def _local(source: str | Path) -> Path:
+    """The file of a source, downloaded where it is a URL.
+
+    Raises:
+        InputError: There is none.
+    """
+    if isinstance(source, str) and is_url(source):
+        return download(source)
+    path = Path(source).expanduser()
+    if path.is_file():
+        return path
+    scheme = re.match(r"[a-z][a-z0-9+.-]+://", str(source))
+    if scheme:  # such as open-mmlab://, which only OpenMMLab's own table resolves
+        raise InputError(f"{source}: {scheme[0]} is not known here: give a path, or the file's http:// or https:// URL")
+    raise InputError(f"{source}: {'is a folder, not a' if path.is_dir() else 'no such'} checkpoint file")
+
+
+WRAPPERS = ("module.", "_orig_mod.")
+"""What data-parallel training and ``AveragedModel``, and ``torch.compile``, put before the names of the whole model."""
+
+
+def _plain_names(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """A checkpoint's tensors without what wrappers of the model add to them."""
+    averaged = {name: tensor for name, tensor in state.items() if name != "n_averaged"}
+    while wrapper := next((w for w in WRAPPERS if averaged and all(name.startswith(w) for name in averaged)), None):
+        averaged = state = {name.removeprefix(wrapper): tensor for name, tensor in averaged.items()}
     return state
 
 
@@ -174,13 +196,16 @@ def _as_named_in(own: dict[str, Tensor], state: dict[str, Tensor], source: str |
         The tensors in their order.
 
     Raises:
-        InputError: It is a detector of torchvision that is not known here.
+        InputError: It is a detector of torchvision that is not known here, or no whole one.
     """
     if is_torchvision_detector(state):
         try:
             state = from_torchvision(state, len(own[CLASSES]) - 1 if CLASSES in own else None)
         except InputError as error:
             raise InputError(f"{source}: {error}") from None
+        except (IndexError, RuntimeError, TypeError) as error:
+            reason = " ".join(str(error).split())
+            raise InputError(f"{source}: is named as torchvision's detectors, but not shaped so: {reason}") from error
     # Checkpoints of mmdetection's early versions name FCOS's last convolutions after it.
     state = {
         re.sub(r"^(bbox|rpn)_head\.fcos_(cls|reg|centerness)\.", r"\1_head.conv_\2.", n): t for n, t in state.items()

@@ -28,7 +28,7 @@ def resolve_pretrained(name: str, model_name: str) -> str:
     Raises:
         InputError: torchvision has no such weights, or they are another architecture's.
     """
-    alias = re.fullmatch(r"torchvision://(\w+)", name)
+    alias = re.fullmatch(r"torchvision://(.*)", name)
     if alias is None and not re.fullmatch(r"\w+_Weights(\.\w+)?", name):
         return name
     from torchvision.models import get_model_weights
@@ -48,7 +48,7 @@ def resolve_pretrained(name: str, model_name: str) -> str:
 
 def is_url(source: str) -> bool:
     """Whether a source is to be downloaded."""
-    return source.startswith(("http://", "https://"))
+    return source.lower().startswith(("http://", "https://"))
 
 
 def download(url: str) -> Path:
@@ -63,7 +63,10 @@ def download(url: str) -> Path:
     Raises:
         InputError: The file is neither cached nor to be had.
     """
-    name = Path(urlparse(url).path).name
+    try:
+        name = Path(urlparse(url).path).name
+    except ValueError as error:
+        raise InputError(f"{url}: is no URL: {error}") from error
     if not name:
         raise InputError(f"{url}: names no file to download")
     digest = re.search(r"-([0-9a-f]{8,})\.", name)

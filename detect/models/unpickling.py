@@ -9,6 +9,7 @@ below resolves every unknown name to a class that does nothing, so the tensors c
 from __future__ import annotations
 
 import pickle
+import struct
 import tarfile
 import types
 import warnings
@@ -57,7 +58,7 @@ class Inert:
         pass
 
     # What a pickle can call on an object while it rebuilds it.
-    __setstate__ = append = extend = add = __setitem__ = _ignore
+    __setstate__ = append = extend = __setitem__ = _ignore
 
 
 class _Rebuild:
@@ -97,10 +98,19 @@ class InertUnpickler(pickle._Unpickler):
     def find_class(self, module_name: str, global_name: str, /) -> Any:
         """Resolves a name of the pickle, never by importing it."""
         package, attribute = module_name.partition(".")[0], global_name.partition(".")[0]
-        if package in HARMFUL or (package == "builtins" and attribute in HARMFUL_BUILTINS):
+        builtin = package in ("builtins", "__builtin__")  # the latter in pickles that Python 2 could read, as torch's
+        if package in HARMFUL or (builtin and attribute in HARMFUL_BUILTINS):
             raise pickle.UnpicklingError(f"it names {module_name}.{global_name}, which no checkpoint needs")
         allowed = _ALLOWED.get((module_name, global_name))
         return type(global_name, (Inert,), {"__slots__": ()}) if allowed is None else allowed
+
+    def load_additems(self) -> None:
+        """Fills sets alone: tensors have an ``add`` as well, and its sums could fill the memory."""
+        items = self.pop_mark()
+        if isinstance(self.stack[-1], set):
+            self.stack[-1].update(items)
+
+    dispatch = {**pickle._Unpickler.dispatch, pickle.ADDITEMS[0]: load_additems}  # noqa: RUF012
 
 
 def _load(file: Any, **kwargs: Any) -> Any:
@@ -139,25 +149,57 @@ def load_pth(path: Path) -> Any:
                 # TorchScript archives, whose loading could run code, never come here: above they are a RuntimeError.
                 return torch.load(path, map_location="cpu", weights_only=False, pickle_module=_inert_pickle())
     except Exception as error:  # a damaged or crafted file can raise anything
-        reason = str(error).strip().partition("\n")[0]
-        # A KeyError's message is a key that means nothing to a reader.
-        reason = reason if reason and not isinstance(error, KeyError) else type(error).__name__
-        raise InputError(f"{path}: is not a checkpoint that can be read: {reason}") from error
+        raise _unreadable(path, error) from error
+
+
+def _unreadable(path: Path, error: Exception) -> InputError:
+    reason = str(error).strip().partition("\n")[0]
+    # A KeyError's message is a key that means nothing to a reader.
+    reason = reason if reason and not isinstance(error, KeyError) else type(error).__name__
+    return InputError(f"{path}: is not a checkpoint that can be read: {reason}")
 
 
 def _check_archive(path: Path) -> None:
     """Refuses zip archives whose records, compressed or overlapping, are larger than the file that holds them.
 
-    ``torch.save`` never compresses, but ``torch.load`` unpacks: a few kilobytes could fill the memory.
+    ``torch.save`` never compresses, but ``torch.load`` unpacks: a few kilobytes could fill the memory. What this reads
+    has to be what PyTorch reads: files that it takes for archives, and their one directory.
 
     Raises:
-        InputError: If the file is such an archive.
+        InputError: If the file is such an archive, or cannot be read as one.
     """
+    with path.open("rb") as file:
+        if file.read(4) != b"PK\x03\x04":
+            return
     try:
         with zipfile.ZipFile(path) as archive:
             unpacked = sum(record.file_size for record in archive.infolist())
-    except Exception:  # no archive, or a damaged one, of which the reader has more to tell
-        return
+            found_at = archive.start_dir
+    except Exception as error:  # a damaged or crafted one can raise anything
+        raise _unreadable(path, error) from error
+    if found_at != _directory_offset(path):
+        raise InputError(f"{path}: is not a checkpoint that can be read: the archive's end is not torch.save's")
     size = path.stat().st_size
     if unpacked > size:
         raise InputError(f"{path}: would unpack from {size} to {unpacked} bytes, which torch.save's files never do")
+
+
+def _directory_offset(path: Path) -> int | None:
+    """Where an archive's end says that its directory is, which :mod:`zipfile` looks for in front of the end instead.
+
+    Returns:
+        The offset; None where the end is not as ``torch.save`` writes it, without a comment, and in large files with
+        the record of 64-bit numbers in front.
+    """
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        file.seek(max(0, size - 98))
+        tail = file.read()
+    end, locator, large = tail[-22:], tail[-42:-22], tail[-98:-42]
+    if not end.startswith(b"PK\x05\x06"):
+        return None
+    if not locator.startswith(b"PK\x06\x07"):
+        return int(struct.unpack_from("<I", end, 16)[0])
+    if not large.startswith(b"PK\x06\x06") or struct.unpack_from("<Q", locator, 8)[0] != size - 98:
+        return None
+    return int(struct.unpack_from("<Q", large, 48)[0])

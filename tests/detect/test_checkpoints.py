@@ -6,6 +6,9 @@ import functools
 import io
 import os
 import pickle
+import pickletools
+import re
+import socket
 import subprocess
 import sys
 import tarfile
@@ -21,11 +24,14 @@ import pytest
 import torch
 from safetensors.torch import save_file
 from torch import nn
+from torch.optim.swa_utils import AveragedModel
 
 from detect.config import build_model
 from detect.models.backbones import ResNet
 from detect.models.checkpoints import load_weights, read_weights
 from detect.models.necks.fpn import FPN
+from detect.models.pretrained import resolve_pretrained
+from detect.models.unpickling import _check_archive
 from detect.trained import load_trained, read_classes
 from dpipe.errors import InputError
 
@@ -67,12 +73,38 @@ def save_parallel(model, path):
     torch.save({f"module.{name}": tensor for name, tensor in model.state_dict().items()}, path)
 
 
+def save_averaged(model, path):
+    torch.save({"model": AveragedModel(model).state_dict()}, path)
+
+
+def save_compiled(model, path):
+    torch.save({f"module._orig_mod.{name}": tensor for name, tensor in model.state_dict().items()}, path)
+
+
 def save_tensors(model, path):
     save_file(model.state_dict(), path.with_suffix(".safetensors"))
     return path.with_suffix(".safetensors")
 
 
-@pytest.mark.parametrize("save", [save_bare, save_wrapped, save_legacy, save_parallel, save_tensors])
+def save_parallel_tensors(model, path):
+    state = {f"module.{name}": tensor for name, tensor in model.state_dict().items()}
+    save_file(state, path.with_suffix(".safetensors"), metadata={"format": "pt"})
+    return path.with_suffix(".safetensors")
+
+
+WAYS_TO_SAVE = [
+    save_bare,
+    save_wrapped,
+    save_legacy,
+    save_parallel,
+    save_averaged,
+    save_compiled,
+    save_tensors,
+    save_parallel_tensors,
+]
+
+
+@pytest.mark.parametrize("save", WAYS_TO_SAVE)
 def test_formats(tmp_path, save):
     reference, model = make_model(), blank()
     path = tmp_path / "weights.pth"
@@ -153,6 +185,44 @@ def test_what_a_trained_model_has_no_use_for_is_told(tmp_path, shapes):
         "  left out: 1",
         "    ema_neck_lateral_convs_0_conv_bias (a second copy of the weights, kept to average them)",
     ]
+
+
+def test_tensors_of_the_same_size_and_another_shape_are_left_out(tmp_path):
+    torch.save({**make_model().state_dict(), "fc.weight": torch.ones(4, 3)}, tmp_path / "weights.pth")
+    report = load_weights(blank(), tmp_path / "weights.pth")
+    assert report.left_out == [("fc.weight", "shape [4, 3], the model's is [3, 4]")]
+
+
+def test_strict_refuses_what_is_missing(tmp_path):
+    state = make_model().state_dict()
+    del state["conv.bias"]
+    torch.save(state, tmp_path / "weights.pth")
+    with pytest.raises(InputError, match=r"in 1 of 9 tensors: conv.bias \(missing\)"):
+        load_weights(blank(), tmp_path / "weights.pth", strict=True)
+
+
+def test_an_average_that_the_model_has_a_place_for_is_loaded(tmp_path):
+    model = blank()
+    model.register_buffer("ema_fc_bias", torch.zeros(3))
+    torch.save({**make_model().state_dict(), "ema_fc_bias": torch.ones(3)}, tmp_path / "weights.pth")
+    assert load_weights(model, tmp_path / "weights.pth", strict=True).left_out == []
+    assert model.ema_fc_bias.tolist() == [1, 1, 1]
+
+
+def test_names_that_only_some_tensors_begin_with_stay(tmp_path):
+    torch.save(
+        {"module.weight": torch.ones(1), "n_averaged": torch.ones(1), "weight": torch.ones(1)}, tmp_path / "a.pth"
+    )
+    assert list(read_weights(tmp_path / "a.pth")) == ["module.weight", "n_averaged", "weight"]
+    torch.save({"module.module.weight": torch.ones(1), 3: torch.ones(1)}, tmp_path / "b.pth")
+    assert list(read_weights(tmp_path / "b.pth")) == ["weight"]
+
+
+def test_paths_may_begin_at_home(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path))
+    torch.save({"weight": torch.ones(1)}, tmp_path / "weights.pth")
+    assert list(read_weights("~/weights.pth")) == ["weight"]
 
 
 def test_nothing_fits(tmp_path):
@@ -279,6 +349,8 @@ def test_hostile_pickles_do_nothing(tmp_path, kind, zipped):
     assert not target.exists()
     if kind == "os.system":
         assert "names posix.system" in str(info.value) or os.name == "nt"
+    if kind == "eval":
+        assert "names __builtin__.eval, which no checkpoint needs" in str(info.value)
 
 
 def test_a_pickle_cannot_change_the_functions_it_may_call(tmp_path):
@@ -299,14 +371,82 @@ def test_a_pickle_cannot_change_the_functions_it_may_call(tmp_path):
     assert not hasattr(torch._utils._rebuild_tensor_v2, "evil_")
 
 
-def test_an_archive_that_unpacks_to_more_than_it_is(tmp_path):
-    path, packed = tmp_path / "weights.pth", tmp_path / "packed.pth"
-    torch.save({"weight": torch.zeros(10**6)}, path)
-    with zipfile.ZipFile(path) as records, zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as compressed:
+def compressed(weight, folder):
+    """A checkpoint's records, deflated."""
+    torch.save({"weight": weight}, folder / "weights.pth")
+    packed = io.BytesIO()
+    with zipfile.ZipFile(folder / "weights.pth") as records, zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as out:
         for record in records.infolist():
-            compressed.writestr(record.filename, records.read(record))
-    with pytest.raises(InputError, match=r"packed.pth: would unpack from \d+ to 4000\d+ bytes"):
-        read_weights(packed)
+            out.writestr(record.filename, records.read(record))
+    return packed.getvalue()
+
+
+@pytest.mark.parametrize("weight", [torch.zeros(10**6), torch.arange(10**5)])
+def test_an_archive_that_unpacks_to_more_than_it_is(tmp_path, weight):
+    (tmp_path / "packed.pth").write_bytes(compressed(weight, tmp_path))
+    with pytest.raises(InputError, match=rf"packed.pth: would unpack from \d+ to {weight.nbytes // 10**4}\d+ bytes"):
+        read_weights(tmp_path / "packed.pth")
+
+
+ENTRY = b"PK\x01\x02"
+
+
+def of_a_later_version(archive):
+    """What zipfile refuses to read and PyTorch reads."""
+    return re.sub(ENTRY + b"....", lambda entry: entry[0][:6] + b"\x63\x00", archive, flags=re.DOTALL)
+
+
+def with_two_directories(archive):
+    """Of which zipfile reads the one before the end, and PyTorch the one that the end names."""
+    end = archive.rindex(b"PK\x05\x06")
+    start = int.from_bytes(archive[end + 16 : end + 20], "little")
+    harmless = re.sub(ENTRY + b".{24}", lambda e: e[0][:24] + b"\x01\0\0\0", archive[start:end], flags=re.DOTALL)
+    return archive[:end] + harmless + archive[end:]
+
+
+def with_a_comment(archive):
+    return archive[:-2] + b"\x04\x00more"
+
+
+@pytest.mark.parametrize("disguise", [of_a_later_version, with_two_directories, with_a_comment])
+def test_an_archive_that_only_pytorch_reads_so(tmp_path, disguise):
+    path = tmp_path / "packed.pth"
+    path.write_bytes(disguise(compressed(torch.zeros(10**6), tmp_path)))
+    with pytest.raises(InputError, match=r"packed.pth: is not a checkpoint that can be read: (zip file v|the archive)"):
+        read_weights(path)
+
+
+def test_archives_of_64_bit_numbers(tmp_path, monkeypatch):
+    """As those are that have more than 4 GB, or more records than this one is told to count in 16 bits."""
+    monkeypatch.setattr(zipfile, "ZIP_FILECOUNT_LIMIT", 0)
+    with zipfile.ZipFile(tmp_path / "large.zip", "w") as archive:
+        archive.writestr("record", b"content")
+    _check_archive(tmp_path / "large.zip")
+    whole = bytearray((tmp_path / "large.zip").read_bytes())
+    whole[-34:-26] = bytes(8)  # where the end says that its longer form is, which zipfile does not read
+    (tmp_path / "moved.zip").write_bytes(whole)
+    with pytest.raises(InputError, match=r"the archive's end is not torch\.save's"):
+        _check_archive(tmp_path / "moved.zip")
+
+
+def test_a_pickle_cannot_have_tensors_added(tmp_path, monkeypatch):
+    """Each number that it adds to a tensor, as to a set, would take as much memory as the tensor says it has."""
+    one = torch.ones(1)
+    wide = Call(torch._utils._rebuild_tensor_v2, one._typed_storage(), 0, (2**24,), (0,), False, OrderedDict())
+    torch.save({"weight": wide}, tmp_path / "weights.pth", pickle_protocol=4)
+    with zipfile.ZipFile(tmp_path / "weights.pth") as records:
+        parts = {record.filename: records.read(record) for record in records.infolist()}
+    with zipfile.ZipFile(tmp_path / "weights.pth", "w") as records:
+        for name, content in parts.items():
+            if name.endswith("data.pkl"):
+                ends = [at for operation, _, at in pickletools.genops(content) if operation.name == "REDUCE"]
+                unknown = b"csome\nThing\n)R0"
+                content = content[:2] + content[11 : ends[-1] + 1] + b"(K\x01\x90" + unknown + content[ends[-1] + 1 :]
+            records.writestr(name, content)
+    added = []
+    monkeypatch.setattr(torch.Tensor, "add", lambda *summands: added.append(summands))
+    assert read_weights(tmp_path / "weights.pth")["weight"].shape == (2**24,)
+    assert added == []
 
 
 @pytest.mark.parametrize("zipped", [False, True])
@@ -358,6 +498,14 @@ def test_attributes_of_a_dictionary_are_not_taken_for_its_methods(tmp_path):
         torch.save(content, path)
         assert list(read_weights(path)) == ["weight"]
     assert read_classes(path) == (("a",), None)
+
+
+@pytest.mark.parametrize(
+    "meta", [{"CLASSES": ["a"]}, *({"dataset_meta": {key: ("a",)}} for key in ("classes", "CLASSES"))]
+)
+def test_class_names_of_all_versions(tmp_path, meta):
+    torch.save({"meta": meta, "state_dict": make_model().state_dict()}, tmp_path / "weights.pth")
+    assert read_classes(tmp_path / "weights.pth") == (("a",), None)
 
 
 @pytest.mark.parametrize("meta", [3, [], {"dataset_meta": 3}, {"CLASSES": 3}, {"CLASSES": [1]}])
@@ -422,6 +570,7 @@ def test_damaged_files(tmp_path, kind):
         read_weights(path)
     assert str(info.value).startswith(f"{path}: is ")
     assert "\n" not in str(info.value)
+    assert ("tar archive" in str(info.value)) == (kind == "tar")
 
 
 @pytest.mark.parametrize("content", [[1, 2], {"epoch": 3}, torch.ones(2), {"state_dict": {}}])
@@ -432,7 +581,24 @@ def test_files_without_named_tensors(tmp_path, content):
         read_weights(path)
 
 
+def test_what_a_file_holds_instead_of_named_tensors_is_told(tmp_path):
+    torch.save({"ema": make_model().state_dict(), "step": 3}, tmp_path / "weights.pth")
+    with pytest.raises(InputError, match=r"bare or under 'state_dict' or 'model', but 'ema', 'step'$"):
+        read_weights(tmp_path / "weights.pth")
+
+
+@pytest.mark.parametrize(
+    "source", ["open-mmlab://detectron2/resnet50_caffe", "torchvision://resnet50", "file:///a.pth"]
+)
+def test_names_that_only_other_toolkits_know(source):
+    told = f"^{source}: {source.partition('/')[0]}// is not known here: give a path, or the file's http:// or https://"
+    with pytest.raises(InputError, match=told):
+        read_weights(source)
+
+
 def test_missing_file(tmp_path):
+    with pytest.raises(InputError, match="is a folder, not a checkpoint file"):
+        load_weights(blank(), tmp_path)
     with pytest.raises(InputError, match=r"absent.pth: no such checkpoint file"):
         load_weights(blank(), tmp_path / "absent.pth")
 
@@ -488,3 +654,27 @@ def test_urls_that_cannot_be_had(server, tmp_path):
     assert [path for path in (tmp_path / "cache").rglob("*") if path.is_file()] == []
     with pytest.raises(InputError, match="names no file"):
         load_weights(blank(), url)
+    with pytest.raises(InputError, match=r"http://\[::1: is no URL"):
+        load_weights(blank(), "http://[::1")
+
+
+def test_a_silent_server_is_not_waited_for_long(tmp_path, monkeypatch):
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    timeouts = []
+
+    def silent(*_, **__):
+        timeouts.append(socket.getdefaulttimeout())
+        raise TimeoutError("timed out")
+
+    monkeypatch.setattr(torch.hub, "download_url_to_file", silent)
+    with pytest.raises(InputError, match=r"cannot be downloaded \(timed out\)"):
+        read_weights("https://example.org/weights.pth")
+    assert (timeouts, socket.getdefaulttimeout()) == ([30.0], None)
+
+
+def test_the_alias_of_torchvision_is_the_first_version():
+    assert resolve_pretrained("torchvision://resnet50", "resnet50").endswith("/resnet50-0676ba61.pth")
+    with pytest.raises(
+        InputError, match=r"'torchvision://resnet-50' is not for resnet50, whose name is '.*//resnet50'"
+    ):
+        resolve_pretrained("torchvision://resnet-50", "resnet50")

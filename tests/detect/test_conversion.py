@@ -87,6 +87,7 @@ def test_mistakes_are_one_line_and_exit_code_2(tmp_path: Path) -> None:
         (("in.pth", "out.pth"), "out.pth: the output is a .safetensors file"),
         (("in.pth", "absent/out.safetensors"), "there is no folder"),
         (("in.safetensors", "in.safetensors"), "is the checkpoint itself"),
+        (("in.safetensors", f"../{tmp_path.name}/in.safetensors"), "is the checkpoint itself"),
     ):
         result = run(*(tmp_path / word for word in words))
         assert result.exit_code == 2

@@ -7,7 +7,12 @@ import re
 import pytest
 import torch
 from torch import nn
-from torchvision.models.detection import MaskRCNN, fasterrcnn_resnet50_fpn, maskrcnn_resnet50_fpn
+from torchvision.models.detection import (
+    MaskRCNN,
+    MaskRCNN_ResNet50_FPN_Weights,
+    fasterrcnn_resnet50_fpn,
+    maskrcnn_resnet50_fpn,
+)
 from torchvision.models.detection._utils import overwrite_eps
 from torchvision.models.detection.backbone_utils import resnet_fpn_backbone
 from torchvision.models.detection.faster_rcnn import TwoMLPHead
@@ -69,20 +74,23 @@ def ours(num_classes: int) -> TwoStageDetector:
 @torch.no_grad()
 def assert_same(theirs: nn.Module, model: TwoStageDetector, labels: tuple[int, ...], make_target) -> None:
     """Compares features, raw outputs and detections. ``labels`` are torchvision's numbers of our classes."""
-    close = {"rtol": 1e-4, "atol": 1e-4}
+
+    def assert_close(found: torch.Tensor, expected: torch.Tensor) -> None:
+        torch.testing.assert_close(found, expected, rtol=0, atol=1e-4 * expected.abs().max().item())
+
     torch.manual_seed(1)
     images = torch.randn(1, 3, *SIZE)
     features = theirs.backbone(images)
     levels = list(features.values())
     pyramid = model.neck(model.backbone(images))
     for level, expected in zip(pyramid, levels, strict=True):
-        torch.testing.assert_close(level, expected, **close)
+        assert_close(level, expected)
 
     logits, deltas = theirs.rpn.head(levels)
     outputs = model.rpn_head(pyramid)
     for level in range(len(STRIDES)):
-        torch.testing.assert_close(outputs.logits[level], logits[level], **close)
-        torch.testing.assert_close(outputs.deltas[level], deltas[level], **close)
+        assert_close(outputs.logits[level], logits[level])
+        assert_close(outputs.deltas[level], deltas[level])
 
     (proposals,), _ = theirs.rpn(ImageList(images, [SIZE]), features)
     assert len(proposals) > 50
@@ -90,11 +98,11 @@ def assert_same(theirs: nn.Module, model: TwoStageDetector, labels: tuple[int, .
     rois = boxes_to_rois([proposals])
     scores, boxes = heads.box_predictor(heads.box_head(heads.box_roi_pool(features, [proposals], [SIZE])))
     logits, deltas = roi_head.bbox_head(roi_head.bbox_roi_extractor(pyramid, rois))
-    torch.testing.assert_close(logits, scores[:, [*labels, 0]], **close)
-    torch.testing.assert_close(deltas, boxes.unflatten(1, (-1, 4))[:, list(labels)].flatten(1), **close)
+    assert_close(logits, scores[:, [*labels, 0]])
+    assert_close(deltas, boxes.unflatten(1, (-1, 4))[:, list(labels)].flatten(1))
     masks = heads.mask_predictor(heads.mask_head(heads.mask_roi_pool(features, [proposals], [SIZE])))
     found = roi_head.mask_head(roi_head.mask_roi_extractor(pyramid, rois))
-    torch.testing.assert_close(found, masks[:, list(labels)], **close)
+    assert_close(found, masks[:, list(labels)])
 
     if labels == tuple(range(1, 91)):
         (expected,), _ = heads(features, [proposals], [SIZE])
@@ -171,6 +179,40 @@ def test_full_size_weights_are_those_of_the_recipes(make, recipe):
         state = from_torchvision(make(weights=None, weights_backbone=None).state_dict(), 80)
         model = build_model(load_config(recipe), 80, pretrained=False)
     assert {name: t.shape for name, t in state.items()} == {name: t.shape for name, t in model.state_dict().items()}
+
+
+def test_labels_of_coco_are_those_that_torchvision_names():
+    names = MaskRCNN_ResNet50_FPN_Weights.DEFAULT.meta["categories"]
+    assert tuple(i for i, name in enumerate(names) if name not in ("__background__", "N/A")) == COCO_LABELS
+
+
+def test_channels_that_never_vary_keep_their_scale():
+    layer = "backbone.body.layer1.0.bn1"
+    state = {
+        "backbone.body.conv1.weight": torch.ones(1),
+        "backbone.fpn.inner_blocks.0.weight": torch.ones(1),
+        f"{layer}.weight": torch.tensor([2.0, 3.0]),
+        f"{layer}.running_var": torch.tensor([0.0, 1e-5]),
+    }
+    scales = from_torchvision(state, None)["backbone.layer1.0.bn1.weight"]
+    torch.testing.assert_close(scales, torch.tensor([2.0, 3.0 * 2**0.5]))
+
+
+@pytest.mark.parametrize(
+    ("name", "shape"), [("cls_score.bias", ()), ("bbox_pred.weight", (8, 5)), ("bbox_pred.weight", (7, 5))]
+)
+def test_heads_of_other_shapes_are_told(tmp_path, name, shape):
+    predictor = "roi_heads.box_predictor"
+    state = {
+        "backbone.body.conv1.weight": torch.ones(1),
+        "backbone.fpn.inner_blocks.0.0.weight": torch.ones(1),
+        f"{predictor}.cls_score.bias": torch.ones(91),
+        f"{predictor}.{name}": torch.ones(shape),
+    }
+    torch.save(state, tmp_path / "odd.pth")
+    with pytest.raises(InputError, match=r"odd.pth: is named as torchvision's detectors, but not shaped so: ") as info:
+        load_weights(nn.Linear(1, 1), tmp_path / "odd.pth")
+    assert "\n" not in str(info.value)
 
 
 def test_second_versions_are_refused(tmp_path):
