@@ -121,7 +121,7 @@ class FCOSHead(nn.Module):
         nms_iou: Of two detections of a class with a greater IoU only the better is kept.
         max_per_img: Detections of an image.
         proposal_nms_iou: Of two proposals, on whatever levels, with a greater IoU only the better is kept.
-        min_size: Detections and proposals must be wider and higher than this many pixels.
+        min_size: Detections and proposals must be wider and higher than this many pixels of the network's input.
         train_nms_pre: Proposals of a level before NMS in training.
         train_max_per_img: Proposals of an image after NMS in training.
         test_nms_pre: The same in evaluation.
