@@ -4,23 +4,30 @@ from __future__ import annotations
 
 import os
 import sys
-from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated
 
 import typer
 
 from detect.commands.draw_anchors import draw_anchors
+from detect.commands.evaluation import EVAL_WORDS, KIND_WORDS, evaluate_file, evaluate_model
 from detect.commands.listing import describe, list_parts
 from detect.commands.summary import summary
-from detect.options import ConfigArgument, DebugOption, OverridesArgument
+from detect.options import (
+    AcceleratorName,
+    AcceleratorOption,
+    CheckpointArgument,
+    ConfigArgument,
+    DebugOption,
+    DevicesOption,
+    OverridesArgument,
+    accelerator_of,
+    plain_console,
+)
 from dpipe.cli_common import VersionOption, finite
 from dpipe.cli_errors import OneLineUsageGroup, one_line_errors
 from dpipe.cli_options import several_values
 from dpipe.errors import InputError
-
-if TYPE_CHECKING:
-    from rich.console import Console
 
 app = typer.Typer(
     cls=OneLineUsageGroup,
@@ -34,39 +41,6 @@ app = typer.Typer(
 @app.callback()
 def _options(version: VersionOption = False) -> None:
     pass
-
-
-class Metric(str, Enum):
-    """What can be evaluated."""
-
-    bbox = "bbox"
-    segm = "segm"
-    proposal = "proposal"
-    proposal_fast = "proposal_fast"
-    voc = "voc"
-    cityscapes = "cityscapes"
-
-
-class AcceleratorName(str, Enum):
-    """What to compute on."""
-
-    auto = "auto"
-    cpu = "cpu"
-    cuda = "cuda"
-
-
-METRICS = {"--eval": frozenset(metric.value for metric in Metric).__contains__}
-
-CheckpointArgument = Annotated[
-    Path,
-    typer.Argument(
-        metavar="CHECKPOINT", help="A .safetensors or .pth file, a checkpoint's folder, or a work directory"
-    ),
-]
-DevicesOption = Annotated[int, typer.Option(min=1, help="Number of GPUs, or of processes on the CPU")]
-AcceleratorOption = Annotated[
-    AcceleratorName, typer.Option(help="What to compute on; auto takes GPUs if there are any")
-]
 
 
 @app.command("train")
@@ -97,54 +71,15 @@ def train_command(
                 work_dir or Path("work_dirs", Path(config).stem),
                 resume=resume,
                 devices=devices,
-                accelerator=_accelerator(accelerator),
+                accelerator=accelerator_of(accelerator),
             )
         except TrainingInterruptedError as interruption:
             print(interruption, file=sys.stderr)
             raise typer.Exit(128 + interruption.signum) from None
 
 
-@app.command("test", cls=several_values(METRICS))
-def evaluate_command(
-    config: ConfigArgument,
-    checkpoint: CheckpointArgument,
-    overrides: OverridesArgument = None,
-    metrics: Annotated[
-        list[Metric] | None,
-        typer.Option(
-            "--eval",
-            metavar="KIND...",
-            help="What to evaluate: --eval bbox segm (default: bbox, and segm where model and data have masks)",
-        ),
-    ] = None,
-    out: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Write the detections there, as COCO results JSON")
-    ] = None,
-    devices: DevicesOption = 1,
-    accelerator: AcceleratorOption = AcceleratorName.auto,
-    debug: DebugOption = False,
-) -> None:
-    """Evaluate a checkpoint on the recipe's validation set."""
-    with one_line_errors(debug):
-        from detect.config import load_config
-        from detect.evaluation import evaluate
-        from detect.metrics.tables import class_table, score_table
-
-        console = _console()
-        all_scores = evaluate(
-            load_config(config, overrides or []),
-            checkpoint,
-            list(dict.fromkeys(metric.value for metric in metrics or [])),
-            out=out,
-            devices=devices,
-            accelerator=_accelerator(accelerator),
-            console=console,
-        )
-        classes = class_table(all_scores)
-        if classes is not None:
-            console.print(classes)
-        for scores in all_scores:
-            console.print(score_table(scores))
+app.command("test", cls=several_values(KIND_WORDS))(evaluate_model)
+app.command("eval", cls=several_values(EVAL_WORDS))(evaluate_file)
 
 
 @app.command("predict")
@@ -179,8 +114,8 @@ def predict_command(
             [word for word in images if word not in overrides],
             output,
             score_thr=score_thr,
-            accelerator=_accelerator(accelerator),
-            console=_console(),
+            accelerator=accelerator_of(accelerator),
+            console=plain_console(),
         )
 
 
@@ -217,16 +152,6 @@ app.command("list")(list_parts)
 app.command("describe")(describe)
 app.command("summary")(summary)
 app.command("draw-anchors")(draw_anchors)
-
-
-def _accelerator(name: AcceleratorName) -> Literal["auto", "cpu", "cuda"]:
-    return name.value
-
-
-def _console() -> Console:
-    from rich.console import Console
-
-    return Console(highlight=False, markup=False, soft_wrap=True)
 
 
 def main() -> None:

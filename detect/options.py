@@ -2,9 +2,25 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from enum import Enum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
+
+from dpipe.cli_text import UNLIMITED
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+
+class AcceleratorName(str, Enum):
+    """What to compute on."""
+
+    auto = "auto"
+    cpu = "cpu"
+    cuda = "cuda"
+
 
 ConfigArgument = Annotated[str, typer.Argument(metavar="CONFIG", help="A recipe's file, or a shipped recipe's name")]
 OverridesArgument = Annotated[
@@ -12,3 +28,28 @@ OverridesArgument = Annotated[
     typer.Argument(metavar="KEY=VALUE", help="Values of the recipe to replace, such as train.epochs=2"),
 ]
 DebugOption = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error")]
+CheckpointArgument = Annotated[
+    Path,
+    typer.Argument(
+        metavar="CHECKPOINT", help="A .safetensors or .pth file, a checkpoint's folder, or a work directory"
+    ),
+]
+DevicesOption = Annotated[int, typer.Option(min=1, help="Number of GPUs, or of processes on the CPU")]
+AcceleratorOption = Annotated[
+    AcceleratorName, typer.Option(help="What to compute on; auto takes GPUs if there are any")
+]
+
+
+def accelerator_of(name: AcceleratorName) -> Literal["auto", "cpu", "cuda"]:
+    """The accelerator of an option's value."""
+    return name.value
+
+
+def plain_console() -> Console:
+    """Standard output for lines and tables: nothing in a line is taken for markup, and lines are not broken."""
+    from rich.console import Console
+
+    console = Console(highlight=False, markup=False, soft_wrap=True)
+    if not console.is_terminal:
+        console.width = UNLIMITED
+    return console

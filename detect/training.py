@@ -35,7 +35,7 @@ from detect.logs import RunLog
 from detect.loss_step import LossStep, Sealed
 from detect.metrics.evaluating import check_kinds, default_kinds, evaluate_results
 from detect.metrics.scores import main_of_record
-from detect.metrics.tables import class_table, score_table
+from detect.metrics.tables import class_tables, score_table
 from detect.models.checkpoints import load_weights
 from detect.models.detectors import total_loss
 from detect.optim import group_lrs, load_state_by_name, make_optimizer, scaled_lr, set_lr, state_by_name
@@ -393,9 +393,8 @@ class Run:
             )
             for scores in all_scores:
                 self.log.say(score_table(scores))
-            classes = class_table(all_scores)
-            if self.epoch == self.config.train.epochs and classes is not None:
-                self.log.say(classes)
+            for table in class_tables(all_scores) if self.epoch == self.config.train.epochs else ():
+                self.log.say(table)
             score = all_scores[0].main
         return float(self.fabric.broadcast(score))
 

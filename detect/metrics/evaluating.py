@@ -9,7 +9,7 @@ from detect.metrics.cityscapes import check_classes, evaluate_cityscapes, truth_
 from detect.metrics.coco import evaluate_coco, evaluate_proposals, objects_without_masks, require_masks
 from detect.metrics.recall import evaluate_recall
 from detect.metrics.results import Results, read_results
-from detect.metrics.scores import NEED_CLASSES, Kind, Options, Scores
+from detect.metrics.scores import KINDS, NEED_CLASSES, Kind, Options, Scores
 from detect.metrics.voc import evaluate_voc
 from dpipe.coco import CocoIndex
 from dpipe.errors import InputError
@@ -75,9 +75,12 @@ def check_kinds(kinds: Sequence[Kind], index: CocoIndex, options: Options, propo
         proposes: Whether the results will be proposals, which have no classes.
 
     Raises:
-        InputError: If the data set lacks what a kind needs, or a kind needs classes and there are proposals only.
+        InputError: If there is no such kind, the data set lacks what it needs, or it needs classes and there will be
+            proposals only.
     """
     for kind in kinds:
+        if kind not in KINDS:
+            raise InputError(f"there is no evaluation of the kind {kind!r}; expected one of {', '.join(KINDS)}")
         if proposes and kind in NEED_CLASSES and len(index.class_names) > 1:
             raise InputError(
                 f"the model finds proposals, without their classes: {kind} evaluation needs these, "

@@ -34,8 +34,8 @@ def evaluate_recall(results: Results, index: CocoIndex, image_ids: Sequence[int]
         image_ids: Ids of the images that count; all where not given.
 
     Returns:
-        AR100, AR300, AR1000, the means over the IoUs; then ``R100@50`` and so on, the recall of each number of
-        proposals at each IoU in percent.
+        AR100, AR300, AR1000, the means over the IoUs 0.5, 0.55 ... 0.95; then ``R100@50`` and so on, the recall of each
+        number of proposals at each IoU in percent.
     """
     recalls = np.full((len(PROPOSALS), len(IOUS)), -1.0)
     overlaps, objects, ranks, proposals, total = _pairs(results, index, image_ids)

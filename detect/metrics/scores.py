@@ -7,9 +7,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+from dpipe.errors import InputError
+
 Kind = Literal["bbox", "segm", "proposal", "proposal_fast", "voc", "cityscapes"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 VocMode = Literal["11points", "area"]
+VOC_MODES: tuple[VocMode, ...] = get_args(VocMode)
 
 MAIN_METRICS: dict[str, str] = {
     "bbox": "AP",
@@ -35,6 +38,9 @@ class Options:
         cityscapes_gt: The folder with ``*_gtFine_instanceIds.png``; by default the ``gtFine`` beside the folder of the
             annotations.
         cityscapes_out: Keeps the files that Cityscapes' evaluator reads; by default they are temporary.
+
+    Raises:
+        InputError: For a mode or an IoU that makes no sense.
     """
 
     voc_mode: VocMode = "area"
@@ -42,6 +48,12 @@ class Options:
     voc_inclusive: bool = False
     cityscapes_gt: str | Path | None = None
     cityscapes_out: str | Path | None = None
+
+    def __post_init__(self) -> None:
+        if self.voc_mode not in VOC_MODES:
+            raise InputError(f"voc_mode is {self.voc_mode!r}; expected {' or '.join(map(repr, VOC_MODES))}")
+        if not self.voc_ious or not all(0 < iou <= 1 for iou in self.voc_ious):
+            raise InputError(f"voc_ious are {list(self.voc_ious)}; expected IoUs above 0 and up to 1")
 
 
 @dataclass(frozen=True)

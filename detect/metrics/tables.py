@@ -34,13 +34,16 @@ HEADINGS = {
 }
 ROW = 6
 """Numbers in a row of a table."""
+MOST_COLUMNS = 8
+"""Numbers of a class in a row of a table, beside its name on a terminal of 80 columns."""
 
 
 def score_table(scores: Scores) -> Table:
     """The numbers of an evaluation."""
-    table = Table(title=f"{TITLES[scores.kind]}, {scores.settings}, in percent", title_justify="left")
+    title = f"{TITLES[scores.kind]}, {scores.settings}, in percent"
     if scores.kind == "proposal_fast":
-        return _recall_table(table, scores)
+        return _recall_table(title, scores)
+    table = Table(title=title, title_justify="left")
     names = list(scores.metrics)
     for name in names[:ROW]:
         table.add_column(HEADINGS.get(name, name), justify="right")
@@ -53,31 +56,44 @@ def score_table(scores: Scores) -> Table:
     return table
 
 
-def class_table(all_scores: Sequence[Scores]) -> Table | None:
-    """The numbers of each class, columns for each kind; None where no kind has any."""
-    all_scores = [scores for scores in all_scores if scores.per_class]
-    if not all_scores:
-        return None
-    table = Table(title="Classes, in percent", title_justify="left")
-    table.add_column("class")
+def class_tables(all_scores: Sequence[Scores]) -> list[Table]:
+    """The numbers of each class: a row for each class, columns for each kind, as many tables as the kinds need."""
+    groups: list[list[Scores]] = []
+    columns = MOST_COLUMNS
     for scores in all_scores:
+        if not scores.per_class:
+            continue
+        count = len(next(iter(scores.per_class.values())))
+        if columns + count > MOST_COLUMNS:
+            groups.append([])
+            columns = 0
+        groups[-1].append(scores)
+        columns += count
+    return [_class_table(group) for group in groups]
+
+
+def _class_table(group: Sequence[Scores]) -> Table:
+    table = Table(title="Classes, in percent", title_justify="left", padding=(0, 1, 0, 0))
+    table.add_column("class", overflow="fold")
+    for scores in group:
         for name in next(iter(scores.per_class.values())):
-            table.add_column(f"{scores.kind}\n{name}", justify="right")
-    for class_name in all_scores[0].per_class:
-        numbers = [value for scores in all_scores for value in scores.per_class[class_name].values()]
+            table.add_column(f"{scores.kind}\n{name}", justify="right", no_wrap=True)
+    for class_name in group[0].per_class:
+        numbers = [value for scores in group for value in scores.per_class[class_name].values()]
         table.add_row(class_name, *map(_percent, numbers))
     return table
 
 
-def _recall_table(table: Table, scores: Scores) -> Table:
-    """A row for each number of proposals, a column for each IoU."""
-    table.add_column("proposals", justify="right")
-    table.add_column("AR", justify="right")
-    for iou in IOUS.tolist():
-        table.add_column(f"@{iou:.2f}", justify="right")
+def _recall_table(title: str, scores: Scores) -> Table:
+    """A column for each number of proposals, a row for each IoU."""
+    table = Table(title=title, title_justify="left")
+    table.add_column("IoU", justify="right")
     for most in PROPOSALS:
-        names = [f"AR{most}", *(recall_name(most, iou) for iou in IOUS.tolist())]
-        table.add_row(str(most), *(_percent(scores.metrics[name]) for name in names))
+        table.add_column(f"R@{most}", justify="right")
+    for iou in IOUS.tolist():
+        table.add_row(f"{iou:.2f}", *(_percent(scores.metrics[recall_name(most, iou)]) for most in PROPOSALS))
+    table.add_section()
+    table.add_row("mean", *(_percent(scores.metrics[f"AR{most}"]) for most in PROPOSALS))
     return table
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from pathlib import Path
 
 import cv2
@@ -11,7 +12,7 @@ import pytest
 from pycocotools import mask as mask_utils
 
 from converters.cityscapes import categories
-from detect.metrics.cityscapes import evaluate_cityscapes
+from detect.metrics.cityscapes import _evaluator, evaluate_cityscapes
 from dpipe.coco import CocoIndex
 from dpipe.errors import InputError
 
@@ -63,9 +64,12 @@ def streets(tmp_path) -> Streets:
 def found(category_id: int, score: float, *slices: slice, image_id: int = 1) -> dict:
     mask = np.zeros((40, 100), np.uint8)
     mask[slices] = 1
+    return {"image_id": image_id, "category_id": category_id, "score": score, "segmentation": json_rle(mask)}
+
+
+def json_rle(mask: np.ndarray) -> dict:
     rle = mask_utils.encode(np.asfortranarray(mask))
-    rle["counts"] = rle["counts"].decode()
-    return {"image_id": image_id, "category_id": category_id, "score": score, "segmentation": rle}
+    return {"size": list(rle["size"]), "counts": rle["counts"].decode()}
 
 
 CARS = [found(CAR, 0.9, slice(5, 25), slice(0, 20)), found(CAR, 0.8, slice(5, 25), slice(30, 50))]
@@ -112,6 +116,41 @@ def test_ious_are_of_masks(evaluated):
     numbers = evaluated(larger).per_class["car"]
     assert numbers["AP50"] == 1.0
     assert 0.5 < numbers["AP"] < 1.0
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_numbers_are_those_of_the_whole_evaluator(seed, streets, evaluated, tmp_path, monkeypatch):
+    rng = np.random.default_rng(seed)
+    rows = []
+    for image_id, name in enumerate(NAMES, 1):
+        ids = rng.choice([7, 0, CAR, CAR * 1000, CAR * 1000 + 1, PERSON * 1000, PERSON], (4, 10)).astype(np.uint16)
+        streets.write(name, ids.repeat(10, axis=0).repeat(10, axis=1))
+        for label in (CAR, PERSON):
+            for _ in range(12):
+                y, x = rng.integers(0, 30), rng.integers(0, 80)
+                score = float(rng.choice([0.5, rng.random()]))
+                rows.append(found(label, score, slice(y, y + 12), slice(x, x + 12), image_id=image_id))
+            instance = np.zeros((40, 100), np.uint8)
+            instance[:, 1:] = (cv2.imread(str(streets.path(name)), cv2.IMREAD_UNCHANGED) == label * 1000)[:, :-1]
+            rows.append({**found(label, 0.6, slice(0), image_id=image_id), "segmentation": json_rle(instance)})
+    scores = evaluated(rows, out=tmp_path / "out")
+    assert 0 < scores.metrics["AP"] < 1
+
+    evaluator = _evaluator()
+    args = type(evaluator.args)()
+    args.__dict__.update(vars(evaluator.args))
+    args.quiet, args.JSONOutput = True, False
+    args.gtInstancesFile, args.predictionPath = str(tmp_path / "instances.json"), str(tmp_path / "out")
+    monkeypatch.setattr(evaluator, "writeDict2JSON", lambda content, path: None)  # fails with new versions of NumPy
+    truth = [str(streets.path(name)) for name in NAMES]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # means of classes without objects
+        averages = evaluator.evaluateImgLists([evaluator.getPrediction(path, args) for path in truth], truth, args)
+    expected = averages["averages"]
+    assert scores.metrics == pytest.approx({"AP": expected["allAp"], "AP50": expected["allAp50%"]}, abs=1e-12)
+    for name, numbers in scores.per_class.items():
+        of_class = expected["classes"][name]
+        assert numbers == pytest.approx({"AP": of_class["ap"], "AP50": of_class["ap50%"]}, abs=1e-12, nan_ok=True)
 
 
 def test_some_images_only(evaluated):

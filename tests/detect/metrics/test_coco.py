@@ -14,7 +14,7 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from detect.metrics.coco import evaluate_coco, evaluate_proposals
-from detect.metrics.tables import class_table, score_table
+from detect.metrics.tables import class_tables, score_table
 from dpipe.errors import InputError
 
 
@@ -132,7 +132,7 @@ def test_recall_of_proposals_equals_pycocotools(seed, random_case, save, load):
     np.testing.assert_array_equal(list(scores.metrics.values()), expected.stats[6:])
     assert scores.metrics["AR100"] < scores.metrics["AR300"] < scores.metrics["AR1000"] == scores.main
     assert scores.per_class == {}
-    assert class_table([scores]) is None
+    assert class_tables([scores]) == []
     table = score_table(scores)
     assert table.title == "COCO proposals, maxDets=100, 300, 1000, in percent"
     assert [column.header for column in table.columns] == [

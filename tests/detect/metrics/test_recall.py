@@ -97,9 +97,9 @@ def test_nothing_to_find_or_nothing_found(two_objects, save, load):
     assert set(evaluate_recall(load([], index), index, image_ids=[2]).metrics.values()) == {-1.0}
 
 
-def test_the_table_has_a_row_for_each_number_of_proposals(two_objects, load):
+def test_the_table_has_a_row_for_each_iou(two_objects, load):
     index = two_objects()
     table = score_table(evaluate_recall(load(rows(1, [[0, 0, 10, 10]], [0.9]), index), index))
-    assert [column.header for column in table.columns][:3] == ["proposals", "AR", "@0.50"]
-    assert list(table.columns[0].cells) == ["100", "300", "1000"]
-    assert list(table.columns[-1].cells) == ["50.0"] * 3
+    assert [column.header for column in table.columns] == ["IoU", "R@100", "R@300", "R@1000"]
+    assert [next(iter(column.cells)) for column in table.columns] == ["0.50", "50.0", "50.0", "50.0"]
+    assert list(table.columns[0].cells)[-2:] == ["0.95", "mean"]

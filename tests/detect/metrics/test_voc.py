@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from detect.metrics.tables import class_table, score_table
+from detect.metrics.tables import class_tables, score_table
 from detect.metrics.voc import average_precision, evaluate_voc
 
 NUMBERS = Path(__file__).parents[2] / "data" / "metrics" / "mmdet.json"
@@ -42,8 +42,7 @@ def test_the_mean_is_over_ious_and_over_classes_with_objects(save, load):
     assert list(scores.metrics.values()) == pytest.approx([np.mean(expected), *expected], abs=2e-7)
     assert list(scores.per_class["class 1"]) == ["AP50", "recall50", "AP65", "AP75"]
     assert score_table(scores).title == "Pascal VOC, area, IoU 0.5, 0.65, 0.75, in percent"
-    table = class_table([scores])
-    assert table is not None
+    (table,) = class_tables([scores])
     assert list(table.columns[1].cells)[-1] == "-"  # a class whose only objects are difficult
 
 
