@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
+import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from detect.registry import MODELS
 
@@ -60,6 +62,61 @@ class ConvModule(nn.Module):
         if self.norm_name is not None:
             x = getattr(self, self.norm_name)(x)
         return x if self.activate is None else self.activate(x)
+
+
+class FullyConnected(nn.Linear):
+    """A linear layer for many inputs, which trains faster on a CPU.
+
+    In training in float32 there, the products are oneDNN's, as those of convolutions are, and not those of MKL, which
+    take twice the time on processors of AMD. They differ by rounding. Can be differentiated once.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(R, in_features) to (R, out_features)."""
+        if torch.is_grad_enabled() and _has_onednn_products(x):
+            return _OneDNNLinear.apply(x, self.weight, self.bias)
+        return super().forward(x)
+
+
+def _has_onednn_products(x: Tensor) -> bool:
+    """Whether oneDNN takes products of a matrix with others of its dtype and on its device."""
+    return (
+        x.device.type == "cpu"
+        and x.dtype == torch.float32
+        and x.dim() == 2
+        and len(x) > 0
+        and not torch.is_autocast_enabled("cpu")  # whose lower precision PyTorch leaves to oneDNN by itself
+        and not torch.compiler.is_compiling()
+        and torch.backends.mkldnn.is_available()
+        and hasattr(torch.ops.mkldnn, "_linear_pointwise")  # not in every build, and not promised to stay
+    )
+
+
+class _OneDNNLinear(torch.autograd.Function):
+    """``F.linear`` of x (R, K), weight (O, K) and bias (O,)."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        """(R, O)."""
+        ctx.save_for_backward(x, weight)
+        return _product(x, weight, bias)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        """The gradients that are asked for."""
+        x, weight = ctx.saved_tensors
+        needs_x, needs_weight, needs_bias = ctx.needs_input_grad
+        return (
+            _product(grad, weight.T) if needs_x else None,
+            _product(grad.T, x.T) if needs_weight else None,
+            grad.sum(dim=0) if needs_bias else None,
+        )
+
+
+def _product(left: Tensor, right: Tensor, bias: Tensor | None = None) -> Tensor:
+    """``left @ right.T + bias`` by oneDNN."""
+    return torch.ops.mkldnn._linear_pointwise(left, right, bias, "none", [], "")
 
 
 def kaiming_init(module: nn.Module) -> None:

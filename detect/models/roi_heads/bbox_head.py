@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from detect.models.arguments import Count, Counts, Stds, check_loss
 from detect.models.boxes import DeltaCoder
 from detect.models.channels import common_channels
-from detect.models.layers import ConvModule
+from detect.models.layers import ConvModule, FullyConnected
 from detect.models.losses import CrossEntropyLoss, SmoothL1Loss
 from detect.registry import MODELS
 
@@ -145,7 +145,7 @@ def box_head_losses(
 def fc_layers(in_features: int, width: int, count: int) -> nn.ModuleList:
     """Fully connected layers one behind the other."""
     widths = [in_features] + [width] * count
-    return nn.ModuleList([nn.Linear(before, after) for before, after in itertools.pairwise(widths)])
+    return nn.ModuleList([FullyConnected(before, after) for before, after in itertools.pairwise(widths)])
 
 
 def init_layers(layers: nn.ModuleList, fc_cls: nn.Linear, fc_reg: nn.Linear) -> None:
