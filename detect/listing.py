@@ -13,6 +13,7 @@ import torch
 from annotated_types import Ge, Gt, Le, Lt, MinLen
 from torch import nn
 
+from detect.config import Config, load_config
 from detect.docstrings import Docstring, parse_docstring
 from detect.registry import MODELS
 from dpipe.building.annotations import describe, parameters
@@ -98,16 +99,19 @@ class Description:
     arguments: tuple[ArgumentHelp, ...]
 
 
-def entries(wanted: str = "") -> list[Entry]:
+def entries(wanted: str = "", config: str | None = None) -> list[Entry]:
     """Everything that a recipe can name, by kind and name.
 
     Args:
         wanted: Only what has this text in its kind, name or summary, in upper or lower case.
+        config: A recipe, whose own parts are listed as well: those that its ``custom_imports`` register, and those that
+            it names by dotted paths.
 
     Raises:
-        InputError: If there is no such thing.
+        InputError: If there is no such thing, or the recipe is wrong.
     """
     found = [
+        *([] if config is None else _named_by_path(load_config(config))),  # first, as this imports what registers
         *(Entry(kind_of(MODELS.get(name)), name, parse_docstring(MODELS.get(name)).summary) for name in MODELS.names()),
         *(Entry("transform", name, parse_docstring(TRANSFORMS.get(name)).summary) for name in TRANSFORMS.names()),
         *(Entry(RECIPE, name, _first_comment(path)) for name, path in shipped_recipes().items()),
@@ -117,6 +121,18 @@ def entries(wanted: str = "") -> list[Entry]:
         names = [*KINDS, *(entry.name for entry in found)]
         raise InputError(f"nothing has {wanted!r} in its kind, name or description{_hint(wanted, names)}")
     return sorted(chosen, key=lambda entry: (KINDS.index(entry.kind), entry.name))
+
+
+def _named_by_path(config: Config) -> list[Entry]:
+    """The classes that a recipe names by their dotted paths."""
+    nodes: list[Any] = [config.model, config.data.train_transforms, config.data.test_transforms]
+    names = set()
+    while nodes:
+        node = nodes.pop()
+        if isinstance(node, dict):
+            names |= {name for name in (str(node.get("type", "")),) if "." in name}
+        nodes += node.values() if isinstance(node, dict) else node if isinstance(node, list) else ()
+    return [Entry(kind_of(_find(name)), name, parse_docstring(_find(name)).summary) for name in names]
 
 
 def describe_part(name: str) -> Description:

@@ -4,16 +4,24 @@ from __future__ import annotations
 
 import inspect
 import json
+import os
 import re
+import shlex
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 from pycocotools import mask as coco_mask
+from typer.testing import CliRunner
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
 BLOCK = re.compile(r"^```python\n(.*?)^```", re.MULTILINE | re.DOTALL)
+ANY_BLOCK = re.compile(r"^```(\w+)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 
 
 def write_data_set(folder: Path) -> None:
@@ -82,3 +90,83 @@ def test_the_table_names_every_argument_of_the_loader() -> None:
     table = page.partition("## All arguments of the loader")[2].partition("## Speed")[0]
     missing = [name for name in inspect.signature(DetectionLoader).parameters if f"`{name}`" not in table]
     assert not missing
+
+
+@pytest.fixture
+def own_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A folder, the current one, with a data set and the files of the page on parts of one's own."""
+    from detect.registry import MODELS
+
+    write_data_set(tmp_path)
+    shutil.copy(tmp_path / "annotations" / "train.json", tmp_path / "annotations" / "val.json")
+    for language, block in ANY_BLOCK.findall((DOCS / "customize.md").read_text()):
+        if language in ("python", "yaml"):
+            path = tmp_path / block.partition("\n")[0].removeprefix("# ")
+            path.parent.mkdir(exist_ok=True)
+            path.write_text(block)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.path", [*sys.path])
+    monkeypatch.setattr(MODELS, "_classes", {name: MODELS.get(name) for name in MODELS.names()})
+    yield tmp_path
+    for name in [name for name in sys.modules if name.partition(".")[0] == "my_parts"]:
+        del sys.modules[name]
+
+
+def run_command(words: list[str]) -> tuple[int, str]:
+    """Runs a command as the page writes it: here, but for what starts several processes."""
+    import detect.cli
+    import dpipe.cli
+
+    if "--devices" in words:
+        command = [sys.executable, "-m", *words]
+        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240, check=False)
+        return done.returncode, done.stdout + done.stderr
+    app = {"detect": detect.cli.app, "dpipe": dpipe.cli.app}[words[0]]
+    result = CliRunner().invoke(app, words[1:], prog_name=words[0])
+    return result.exit_code, result.output
+
+
+def test_the_page_on_parts_of_ones_own_runs_as_it_stands(own_parts: Path) -> None:
+    blocks = ANY_BLOCK.findall((DOCS / "customize.md").read_text())
+    commands = 0
+    for (language, block), (next_language, told) in zip(blocks, [*blocks[1:], ("", "")], strict=True):
+        for line in block.splitlines() if language == "bash" else ():
+            code, output = run_command(shlex.split(line))
+            expected = told if next_language == "text" else ""
+            assert code == (2 if expected.startswith("error:") else 0), output
+            # Rows of the page are rows of the output; the output may have more.
+            assert not [row for row in expected.splitlines() if row not in output.splitlines()], output
+            commands += 1
+    assert commands == 10
+    for name, epochs in (("mine", 2), ("two", 1)):
+        records = [json.loads(row) for row in (own_parts / "runs" / name / "train.jsonl").read_text().splitlines()]
+        assert [record["kind"] for record in records].count("evaluation") == epochs
+    assert (own_parts / "pictures" / "6.jpg").is_file()
+    assert (own_parts / "sheet.png").is_file()
+
+
+def test_parts_of_ones_own_are_found_beside_the_recipe_from_elsewhere(
+    own_parts: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from detect.config import build_model, load_config
+
+    (own_parts / "elsewhere").mkdir()
+    monkeypatch.chdir(own_parts / "elsewhere")
+    recipe = Path("..", "my_recipe.yaml")
+    model = build_model(load_config(recipe), 2)
+    assert type(model.neck).__name__ == "PathNeck"
+    assert type(model.roi_head.bbox_head.loss_bbox).__module__ == "my_parts.loss"
+    code, output = run_command(["detect", "list", "my_parts", "--config", str(recipe)])
+    assert code == 0
+    assert [row.split()[0] for row in output.splitlines() if row.startswith("  ")] == [
+        "my_parts.backbone.LightNet",
+        "my_parts.neck.PathNeck",
+        "my_parts.loss.LogCoshLoss",
+        "my_parts.transform.Zoom",
+    ]
+
+
+def test_the_neck_of_the_page_is_as_short_as_it_says(own_parts: Path) -> None:
+    lines = (own_parts / "my_parts" / "neck.py").read_text().splitlines()
+    assert len(lines) <= 25

@@ -17,6 +17,9 @@ def list_parts(
     wanted: Annotated[
         str, typer.Argument(metavar="TEXT", help="Only what has this in its kind, name or description")
     ] = "",
+    config: Annotated[
+        str | None, typer.Option("--config", metavar="CONFIG", help="A recipe, to list the parts of its own as well")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print a JSON list with kind, name and summary")] = False,
     debug: DebugOption = False,
 ) -> None:
@@ -26,7 +29,7 @@ def list_parts(
 
         from detect.listing import entries
 
-        found = entries(wanted)
+        found = entries(wanted, config)
         if as_json:
             typer.echo(json.dumps([asdict(entry) for entry in found], indent=2, ensure_ascii=False))
             return
