@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, cast
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from detect.metrics.scores import KINDS, Kind, Options, VocMode
+from detect.metrics.scores import KINDS, Kind, Options
 from detect.options import (
     AcceleratorName,
     AcceleratorOption,
@@ -137,7 +137,7 @@ def evaluate_file(
     """Evaluate detections that are there already, of whatever program, without a model."""
     with one_line_errors(debug):
         options = Options(
-            voc_mode=cast(VocMode, voc_mode.value),
+            voc_mode=voc_mode.value,
             voc_ious=tuple(voc_iou or (0.5,)),
             voc_inclusive=voc_inclusive,
             cityscapes_gt=cityscapes_gt,
@@ -150,7 +150,7 @@ def evaluate_file(
 
 def _kinds(names: Sequence[KindName] | None) -> list[Kind]:
     """The kinds in the order given, each once."""
-    return [cast(Kind, name) for name in dict.fromkeys(name.value for name in names or ())]
+    return list(dict.fromkeys(name.value for name in names or ()))
 
 
 def _print(all_scores: Sequence[Scores], console: Console) -> None:

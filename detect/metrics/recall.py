@@ -39,13 +39,13 @@ def evaluate_recall(results: Results, index: CocoIndex, image_ids: Sequence[int]
     """
     recalls = np.full((len(PROPOSALS), len(IOUS)), -1.0)
     overlaps, objects, ranks, proposals, total = _pairs(results, index, image_ids)
-    for row, most in enumerate(PROPOSALS if total else ()):
+    for number, most in enumerate(PROPOSALS if total else ()):
         within = ranks < most
         best = _greedy(overlaps[within], objects[within], proposals[within])
-        recalls[row] = (best >= IOUS[:, None]).sum(axis=1) / total
+        recalls[number] = (best >= IOUS[:, None]).sum(axis=1) / total
     metrics = {f"AR{most}": float(row.mean()) for most, row in zip(PROPOSALS, recalls, strict=True)}
-    for most, row in zip(PROPOSALS, recalls.tolist(), strict=True):
-        metrics |= {recall_name(most, iou): value for iou, value in zip(IOUS.tolist(), row, strict=True)}
+    for most, row in zip(PROPOSALS, recalls, strict=True):
+        metrics |= {recall_name(most, iou): value for iou, value in zip(IOUS.tolist(), row.tolist(), strict=True)}
     return Scores("proposal_fast", metrics, settings="IoU 0.50:0.95")
 
 
