@@ -20,6 +20,7 @@ from pycocotools import mask as coco_mask
 from typer.testing import CliRunner
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
+PARITY = Path(__file__).resolve().parent / "data" / "parity"
 BLOCK = re.compile(r"^```python\n(.*?)^```", re.MULTILINE | re.DOTALL)
 ANY_BLOCK = re.compile(r"^```(\w+)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 
@@ -170,3 +171,48 @@ def test_parts_of_ones_own_are_found_beside_the_recipe_from_elsewhere(
 def test_the_neck_of_the_page_is_as_short_as_it_says(own_parts: Path) -> None:
     lines = (own_parts / "my_parts" / "neck.py").read_text().splitlines()
     assert len(lines) <= 25
+
+
+def tables(page: str) -> dict[str, list[list[str]]]:
+    """The cells of the rows of each section's tables, without their heads."""
+    found: dict[str, list[list[str]]] = {}
+    for section in page.split("\n## ")[1:]:
+        heading, _, text = section.partition("\n")
+        rows = [line.strip("|").split("|") for line in text.splitlines() if line.startswith("| ")]
+        found[heading] = [[cell.strip() for cell in row] for row in rows if row[0].strip().startswith("`")]
+    return found
+
+
+def quoted(text: str) -> list[str]:
+    return re.findall(r"`([^`]+)`", text)
+
+
+def test_the_page_on_models_names_all_there_is_and_nothing_else() -> None:
+    from detect.listing import KINDS, entries
+
+    rows = tables((DOCS / "models.md").read_text())
+    for kind in set(KINDS) - {"transform", "other part"}:
+        heading = {"loss": "losses"}.get(kind, f"{kind}s")
+        named = [quoted(row[0])[0] for row in rows[heading[0].upper() + heading[1:]]]
+        assert sorted(named) == sorted(entry.name for entry in entries() if entry.kind == kind)
+
+
+def test_the_page_on_models_names_arguments_that_there_are() -> None:
+    from detect.listing import describe_part
+
+    for heading, rows in tables((DOCS / "models.md").read_text()).items():
+        for row in rows if heading != "Recipes" else ():
+            arguments = {argument.name for argument in describe_part(quoted(row[0])[0]).arguments}
+            assert {name.partition(":")[0] for name in quoted(row[-1])} <= arguments, row[0]
+
+
+def test_the_page_on_models_names_reference_cases_that_there_are() -> None:
+    page = (DOCS / "models.md").read_text()
+    folders = {path.name for path in PARITY.iterdir()}
+    official = {path.stem for path in (PARITY / "full_size_keys").iterdir()}
+    assert folders <= set(quoted(page))
+    for heading, rows in tables(page).items():
+        for row in rows:
+            known = official if heading == "Recipes" else folders | official
+            cells = row[-1] if heading == "Recipes" else row[2]
+            assert set(quoted(cells)) <= known, row[0]

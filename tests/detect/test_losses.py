@@ -36,9 +36,8 @@ BOX_LOSSES = [
 
 def named(loss):
     """A name of a loss for the report of the tests."""
-    return "-".join(
-        [type(loss).__name__, *(str(getattr(loss, key)) for key in ("mode", "momentum") if hasattr(loss, key))]
-    )
+    options = {**vars(loss), **getattr(loss, "options", {})}
+    return "-".join([type(loss).__name__, *(str(options[key]) for key in ("mode", "momentum") if key in options)])
 
 
 def test_losses_of_overlaps_by_hand():
