@@ -36,7 +36,7 @@ class ResNet(nn.Module):
         depth: 18, 34, 50, 101 or 152.
         base_channels: Channels of the stem; stage i has ``base_channels * 2**i``, in deep ResNets four times as many at
             its end.
-        num_stages: How many of the four stages there are.
+        num_stages: How many of the four stages there are. Those beyond the last that is handed out are left out.
         out_indices: Which stages are handed out, counted from 0.
         style: Where a bottleneck has its stride: ``pytorch`` on the 3x3 convolution, ``caffe`` on the first 1x1
             convolution, as weights converted from Caffe need it.
@@ -70,6 +70,7 @@ class ResNet(nn.Module):
     ) -> None:
         super().__init__()
         _check_arguments(depth, num_stages, out_indices, frozen_stages)
+        num_stages = out_indices[-1] + 1  # what nothing reads would have no gradient, which DDP does not allow
         self.out_indices = tuple(out_indices)
         self.frozen_stages = frozen_stages
         self.norm_eval = norm_eval

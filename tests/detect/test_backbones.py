@@ -99,6 +99,19 @@ def test_odd_sizes_and_chosen_stages():
     assert not hasattr(model, "layer4")
 
 
+def test_stages_that_nothing_reads_are_left_out(tmp_path):
+    torch.manual_seed(0)
+    whole, part = tiny(frozen_stages=0), tiny(out_indices=[0, 1], frozen_stages=3)
+    assert not hasattr(part, "layer3")
+    save_file(whole.state_dict(), tmp_path / "whole.safetensors")
+    part = tiny(out_indices=[0, 1], pretrained=str(tmp_path / "whole.safetensors")).train()
+    images = torch.randn(1, 3, 32, 32)
+    for ours, theirs in zip(part(images), whole.train()(images)[:2], strict=True):
+        assert torch.equal(ours, theirs)
+    sum(level.sum() for level in part(images)).backward()
+    assert [name for name, weight in part.named_parameters() if weight.grad is None] == []
+
+
 def test_random_weights_begin_as_identity_branches():
     model = ResNet(50, base_channels=4)
     assert all(block.bn3.weight.eq(0).all() for block in model.layer2)
