@@ -31,6 +31,7 @@ PREFIX = len(MAGIC) + 12  # and the header's length and checksum
 LARGEST_HEADER = 1 << 24
 ALIGNMENT = 64
 CHECKED_BYTES = 64 << 20
+PIECE_BYTES = 64 << 10
 TYPES = ("<i4", "<i8", "<f4", "<f8", "|u1", "|b1")
 
 
@@ -85,8 +86,19 @@ def write_arrays(path: Path, arrays: Mapping[str, NDArray[Any]], meta: Mapping[s
         start = _aligned(PREFIX + len(header))
         for name, array in contiguous.items():
             file.seek(start + entries[name]["offset"])
-            file.write(array.data if array.size else b"")
+            _write(file, array)
         file.truncate(start + end)
+
+
+def _write(file: BinaryIO, array: NDArray[Any]) -> None:
+    """Writes an array's bytes in pieces.
+
+    For a large piece Linux looks for memory in large blocks, which virtual machines may have to ask for first: 300 MB
+    then take 0.7 s instead of 0.06.
+    """
+    data = array.reshape(-1).view(np.uint8).data
+    for start in range(0, len(data), PIECE_BYTES):
+        file.write(data[start : start + PIECE_BYTES])
 
 
 def _reserve(file: BinaryIO, size: int) -> None:
