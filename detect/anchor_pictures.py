@@ -222,20 +222,22 @@ def _picture(
 ) -> NDArray[np.uint8]:
     """The objects, then a panel for each level."""
     height, width = image.shape[:2]
-    shrink = min(1.0, PANEL_WIDTH / width, PANEL_HEIGHT / height)
-    small = cv2.resize(
-        image, (max(1, round(width * shrink)), max(1, round(height * shrink))), interpolation=cv2.INTER_AREA
+    scale = min(PANEL_WIDTH / width, PANEL_HEIGHT / height)
+    fitted = cv2.resize(
+        image,
+        (max(1, round(width * scale)), max(1, round(height * scale))),
+        interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR,
     )
-    sides = np.array([small.shape[1] / width, small.shape[0] / height])
+    sides = np.array([fitted.shape[1] / width, fitted.shape[0] / height])
     objects = draw_instances(
-        small.astype(np.uint8, copy=False),
+        fitted.astype(np.uint8, copy=False),
         target.boxes.numpy() * np.tile(sides, 2),
         target.labels.numpy(),
         class_names,
         ignore_boxes=target.ignore_boxes.numpy() * np.tile(sides, 2),
     )
     panels = [_framed(objects, [f"{Path(target.file_name).name}: {len(target.boxes)} objects", LEGEND])]
-    grey = cv2.cvtColor(cv2.cvtColor(small, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)  # so that colours are the priors'
+    grey = cv2.cvtColor(cv2.cvtColor(fitted, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)  # so that colours are the priors'
     faded = (grey // 2 + 30).astype(np.uint8)
     for level in range(num_levels):
         drawn = _draw_level(faded, target, roles, level, sides)
@@ -248,13 +250,11 @@ def _picture(
 def _draw_level(
     faded: NDArray[np.uint8], target: Target, roles: PriorRoles, level: int, sides: NDArray[np.float64]
 ) -> NDArray[np.uint8]:
-    """The objects' boxes in white, and over them the level's priors: negatives, ignored ones, and positives on top.
+    """The level's priors: negatives, ignored ones, and positives over them; on top the objects' boxes in white.
 
     Anchors are drawn as boxes with their centres, ignored ones, often hundreds that overlap, as their centres alone.
     """
     canvas = faded.copy()
-    for box in np.rint(target.boxes.numpy() * np.tile(sides, 2)).astype(int).tolist():
-        cv2.rectangle(canvas, tuple(box[:2]), tuple(box[2:]), (255, 255, 255), 1)
     of_level = roles.levels == level
     # Dots of a size that leaves room between those of neighbouring cells, which may be as many as the pixels.
     gap = math.sqrt(canvas.shape[0] * canvas.shape[1] / max(int(of_level.sum()), 1))
@@ -278,6 +278,8 @@ def _draw_level(
             centre = [round((a + b) / 2) for a, b in zip(prior[:2], prior[-2:], strict=True)]
             cv2.circle(layer, tuple(centre), radius, colour, -1)
         canvas = cv2.addWeighted(layer, opacity, canvas, 1 - opacity, 0.0).astype(np.uint8)
+    for box in np.rint(target.boxes.numpy() * np.tile(sides, 2)).astype(int).tolist():
+        cv2.rectangle(canvas, tuple(box[:2]), tuple(box[2:]), (255, 255, 255), 1)
     return canvas
 
 

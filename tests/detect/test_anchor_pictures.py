@@ -9,13 +9,21 @@ import torch
 from torch import nn
 from typer.testing import CliRunner
 
-from detect.anchor_pictures import NEGATIVE_COLOUR, POSITIVE_COLOUR, count_roles, draw_anchors
+from detect.anchor_pictures import (
+    NEGATIVE_COLOUR,
+    PANEL_WIDTH,
+    POSITIVE_COLOUR,
+    _draw_level,
+    _picture,
+    count_roles,
+    draw_anchors,
+)
 from detect.cli import app
 from detect.config import load_config
 from detect.models.assign import MaxIoUAssigner, RandomSampler
 from detect.models.dense_heads.fcos import FCOSHead
 from detect.models.dense_heads.rpn import RPNHead
-from detect.models.prior_roles import IGNORED, NEGATIVE_ROLE, OUTSIDE, POSITIVE_ROLE
+from detect.models.prior_roles import IGNORED, NEGATIVE_ROLE, OUTSIDE, POSITIVE_ROLE, PriorRoles
 from dpipe.errors import InputError
 
 SIZES = [(8, 12), (4, 6)]
@@ -100,6 +108,78 @@ def test_pictures(shapes, tmp_path, head):
     assert (np.abs(picture.astype(int) - POSITIVE_COLOUR).sum(2) < 30).any()
     assert (np.abs(picture.astype(int) - NEGATIVE_COLOUR).sum(2) < 120).any()
     assert levels is None or ", 0 ignored;" in lines[0]
+
+
+def drawn(roles: PriorRoles, level: int, make_target) -> np.ndarray:
+    """A level drawn on black, in twice the size, with an object in the lower right."""
+    canvas = np.zeros((128, 192, 3), np.uint8)
+    return _draw_level(canvas, make_target([60, 30, 90, 60]), roles, level, np.array([2.0, 2.0]))
+
+
+def anchors(*rows: tuple[tuple[float, ...], int, int, bool]) -> PriorRoles:
+    """Boxes or points, each with its level and role and whether it is sampled."""
+    priors, levels, roles, sampled = (torch.tensor(column) for column in zip(*rows, strict=True))
+    return PriorRoles(priors, levels, roles, sampled, torch.zeros(len(rows), dtype=torch.int64))
+
+
+def test_what_is_drawn_of_a_level(make_target):
+    positive, pale, negative, unseen, other, ignored = (
+        (10.0, 10.0, 20.0, 20.0),
+        (10.0, 30.0, 20.0, 40.0),
+        (30.0, 10.0, 40.0, 20.0),
+        (30.0, 30.0, 40.0, 40.0),
+        (50.0, 10.0, 60.0, 20.0),
+        (70.0, 10.0, 80.0, 20.0),
+    )
+    picture = drawn(
+        anchors(
+            (positive, 1, POSITIVE_ROLE, True),
+            (pale, 1, POSITIVE_ROLE, False),
+            (negative, 1, NEGATIVE_ROLE, True),
+            (unseen, 1, NEGATIVE_ROLE, False),
+            (other, 0, POSITIVE_ROLE, True),
+            (ignored, 1, IGNORED, False),
+        ),
+        1,
+        make_target,
+    )
+    colours = {box: picture[int(2 * box[1] + 6), int(2 * box[0])].astype(int) for box in (positive, pale, negative)}
+    assert colours[positive].tolist() == list(POSITIVE_COLOUR)
+    assert np.abs(colours[pale] - 0.4 * np.array(POSITIVE_COLOUR)).max() < 2
+    assert np.abs(colours[negative] - 0.9 * np.array(NEGATIVE_COLOUR)).max() < 2
+    for box, centre_only in ((unseen, False), (other, False), (ignored, True)):
+        x1, y1, x2, y2 = (int(2 * edge) for edge in box)
+        assert not picture[y1, x1:x2].any()
+        assert picture[(y1 + y2) // 2, (x1 + x2) // 2].any() == centre_only
+    assert (picture[60, 120:181] == 255).all()  # the object's upper edge
+    assert not picture[61:119, 121:180].any()
+
+
+def test_objects_stay_visible_beneath_what_lies_on_them(make_target):
+    picture = drawn(anchors(((60.0, 30.0, 90.0, 60.0), 0, POSITIVE_ROLE, True)), 0, make_target)
+    assert (picture[60, 120:181] == 255).all()
+    assert (picture == POSITIVE_COLOUR).all(axis=2).any()
+
+
+def test_points_are_dots(make_target):
+    picture = drawn(
+        anchors(((20.0, 10.0), 0, POSITIVE_ROLE, True), ((40.0, 10.0), 0, NEGATIVE_ROLE, True)), 0, make_target
+    )
+    assert picture[20, 40].tolist() == list(POSITIVE_COLOUR)
+    assert picture[20, 80].any()
+    assert not picture[:, 100:119].any()
+
+
+@pytest.mark.parametrize(
+    ("size", "sides"), [((64, 96), (427, 640)), ((2000, 1000), (640, 320)), ((256, 256), (640, 640))]
+)
+def test_images_of_any_size_fill_their_panel(size, sides, make_target):
+    head = rpn_head()
+    target = make_target([1, 1, 40, 40], size)
+    roles = head.prior_roles(SIZES, target)
+    picture = _picture(np.full((*size, 3), 200, np.uint8), target, roles, 2, ["thing"] * 3, "")
+    bright = (picture > 150).all(axis=2)[:, : PANEL_WIDTH + 1]
+    assert (bright[:, PANEL_WIDTH // 2].argmin(), bright[sides[0] * 3 // 4].sum()) == sides
 
 
 def test_pictures_are_the_same_each_time(shapes, tmp_path):
