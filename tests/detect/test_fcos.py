@@ -207,6 +207,23 @@ def test_scores_are_thresholded_before_centerness_and_multiplied_by_it(make_targ
     assert len(model.predict([], [make_target([])])[0]) == 1
 
 
+def test_detections_are_the_best_of_each_level_by_their_class_alone(make_target, monkeypatch):
+    """Three cells far apart; the one of the lowest class probability is the most central."""
+    model = head(score_thr=0.5, nms_pre=2).eval()
+    logits, central = torch.full((1, 3, 8, 12), -20.0), torch.zeros(1, 1, 8, 12)
+    logits[0, 0, 1, 1], logits[0, 1, 3, 5], logits[0, 2, 6, 10] = 3.0, 2.0, 1.0
+    central[0, 0, 6, 10] = 20.0
+    sizes = ((8, 12), (4, 6))
+    outputs = FCOSOutputs(
+        [logits, torch.full((1, 3, 4, 6), -20.0)],
+        [torch.full((1, 4, *size), 3.0) for size in sizes],
+        [central, torch.zeros(1, 1, 4, 6)],
+    )
+    monkeypatch.setattr(model, "forward", lambda levels: outputs)
+    (found,) = model.predict([], [make_target([])])
+    assert found.labels.tolist() == [0, 1]
+
+
 def test_detections_suppress_within_classes_and_proposals_across_levels(make_target, monkeypatch):
     """Both levels say the same box; the fine level says it for two classes."""
     model = head(score_thr=0.05).eval()
@@ -277,6 +294,19 @@ def test_losses_are_finite_and_reach_every_weight(options, objects, make_target)
         assert parameter.grad is not None, name
         assert parameter.grad.isfinite().all(), name
     assert (losses["loss_bbox"].item() == 0) == (losses["loss_centerness"].item() == 0) == (not any(objects))
+
+
+@pytest.mark.parametrize(("objects", "positives"), [([], 1), ([(2, 2, 6, 6)], 1), ([(2, 2, 14, 6)], 2)])
+def test_losses_are_divided_by_the_positives_or_by_one(objects, positives, make_target):
+    model = head()
+    logits = torch.cat([level.flatten(2) for level in model(features(1)).logits], dim=2).mT
+    _, labels, _ = model.point_targets([(8, 12), (4, 6)], [make_target(objects)])
+    assert (labels < 3).sum() == (positives if objects else 0)
+    is_class = labels[..., None] == torch.arange(3)
+    right = torch.where(is_class, logits.sigmoid(), 1 - logits.sigmoid())
+    focal = torch.where(is_class, 0.25, 0.75) * (1 - right) ** 2 * -right.log()
+    loss = model.loss(features(1), [make_target(objects)])["loss_cls"]
+    torch.testing.assert_close(loss, focal.sum() / positives)
 
 
 def test_ignore_regions_change_nothing(make_target):

@@ -88,6 +88,10 @@ class TestMobileNet:
         with pytest.raises(InputError, match=r"does not fit this MobileNet \(mobilenet_v3_large\): features") as info:
             MobileNet(pretrained=str(tmp_path / "small.pth"))
         assert "\n" not in str(info.value)
+        state = MobileNet().state_dict()
+        torch.save({**state, "features.99.weight": torch.ones(1)}, tmp_path / "more.pth")
+        with pytest.raises(InputError, match=r"does not fit this MobileNet .*: features.99.weight missing, unknown or"):
+            MobileNet(pretrained=str(tmp_path / "more.pth"))
 
     def test_named_weights_come_from_the_cache(self, tmp_path, monkeypatch):
         monkeypatch.setenv("TORCH_HOME", str(tmp_path))
