@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Sequence
 from typing import cast
 
 from torch import Tensor, nn
@@ -16,8 +17,49 @@ from detect.models.losses import CrossEntropyLoss, SmoothL1Loss
 from detect.registry import MODELS
 
 
+class BBoxHeadBase(nn.Module):
+    """What the bbox heads here have in common: the attributes of a bbox head, and what is checked against other parts.
+
+    Args:
+        in_channels: C of the RoI features (that of all levels).
+        num_classes: K, without the background.
+        roi_feat_size: S, side of the RoI features.
+        reg_class_agnostic: Four deltas for a RoI instead of four for each class.
+        target_stds: What regression targets are divided by.
+        loss_cls: A loss of classes by softmax; cross entropy without one.
+        loss_bbox: A loss of boxes, decoded for those that take boxes (IoU); smooth L1 with beta 1 without one.
+
+    Raises:
+        InputError: If levels have different channels, or a loss does not fit its place.
+    """
+
+    def __init__(
+        self,
+        in_channels: int | Sequence[int],
+        num_classes: int,
+        roi_feat_size: int,
+        reg_class_agnostic: bool,
+        target_stds: Stds,
+        loss_cls: nn.Module | None,
+        loss_bbox: nn.Module | None,
+    ) -> None:
+        super().__init__()
+        owner = type(self).__name__
+        self.num_classes = num_classes
+        self.reg_class_agnostic = reg_class_agnostic
+        self.coder = DeltaCoder(target_stds)
+        self.loss_cls, self.loss_bbox = box_head_losses(owner, num_classes, loss_cls, loss_bbox)
+        self.roi_feat_size = roi_feat_size
+        self.level_channels = common_channels(in_channels, owner)
+
+    def last_layers(self, class_width: int, box_width: int) -> tuple[nn.Linear, nn.Linear]:
+        """The layers that give logits and deltas, from features (R, class_width) and (R, box_width)."""
+        num_deltas = 4 if self.reg_class_agnostic else 4 * self.num_classes
+        return nn.Linear(class_width, self.num_classes + 1), nn.Linear(box_width, num_deltas)
+
+
 @MODELS.register
-class Shared2FCBBoxHead(nn.Module):
+class Shared2FCBBoxHead(BBoxHeadBase):
     """Two fully connected layers, then one each for classes and deltas (FPN, arXiv 1612.03144, section 4.2).
 
     Args:
@@ -42,17 +84,10 @@ class Shared2FCBBoxHead(nn.Module):
         loss_cls: nn.Module | None = None,
         loss_bbox: nn.Module | None = None,
     ) -> None:
-        super().__init__()
-        self.num_classes = num_classes
-        self.reg_class_agnostic = reg_class_agnostic
-        self.coder = DeltaCoder(target_stds)
-        self.loss_cls, self.loss_bbox = box_head_losses("Shared2FCBBoxHead", num_classes, loss_cls, loss_bbox)
-        self.roi_feat_size = roi_feat_size
-        self.level_channels = common_channels(in_channels, "Shared2FCBBoxHead")
+        super().__init__(in_channels, num_classes, roi_feat_size, reg_class_agnostic, target_stds, loss_cls, loss_bbox)
         flat_size = self.level_channels * roi_feat_size**2
         self.shared_fcs = fc_layers(flat_size, fc_out_channels, 2)
-        self.fc_cls = nn.Linear(fc_out_channels, num_classes + 1)
-        self.fc_reg = nn.Linear(fc_out_channels, 4 if reg_class_agnostic else 4 * num_classes)
+        self.fc_cls, self.fc_reg = self.last_layers(fc_out_channels, fc_out_channels)
         init_layers(self.shared_fcs, self.fc_cls, self.fc_reg)
 
     def forward(self, features: Tensor) -> tuple[Tensor, Tensor]:
@@ -64,7 +99,7 @@ class Shared2FCBBoxHead(nn.Module):
 
 
 @MODELS.register
-class Shared4Conv1FCBBoxHead(nn.Module):
+class Shared4Conv1FCBBoxHead(BBoxHeadBase):
     """Four 3x3 convolutions and a fully connected layer, then one each for classes and deltas.
 
     The head of Group Normalization (arXiv 1803.08494, section 4.2), here without normalization, as OpenMMLab's is
@@ -94,20 +129,13 @@ class Shared4Conv1FCBBoxHead(nn.Module):
         loss_cls: nn.Module | None = None,
         loss_bbox: nn.Module | None = None,
     ) -> None:
-        super().__init__()
-        self.num_classes = num_classes
-        self.reg_class_agnostic = reg_class_agnostic
-        self.coder = DeltaCoder(target_stds)
-        self.loss_cls, self.loss_bbox = box_head_losses("Shared4Conv1FCBBoxHead", num_classes, loss_cls, loss_bbox)
-        self.roi_feat_size = roi_feat_size
-        self.level_channels = common_channels(in_channels, "Shared4Conv1FCBBoxHead")
+        super().__init__(in_channels, num_classes, roi_feat_size, reg_class_agnostic, target_stds, loss_cls, loss_bbox)
         widths = [self.level_channels] + [conv_out_channels] * 4
         self.shared_convs = nn.ModuleList(
             [ConvModule(before, after, 3, activation="relu") for before, after in itertools.pairwise(widths)]
         )
         self.shared_fcs = fc_layers(conv_out_channels * roi_feat_size**2, fc_out_channels, 1)
-        self.fc_cls = nn.Linear(fc_out_channels, num_classes + 1)
-        self.fc_reg = nn.Linear(fc_out_channels, 4 if reg_class_agnostic else 4 * num_classes)
+        self.fc_cls, self.fc_reg = self.last_layers(fc_out_channels, fc_out_channels)
         init_layers(self.shared_fcs, self.fc_cls, self.fc_reg)
 
     def forward(self, features: Tensor) -> tuple[Tensor, Tensor]:

@@ -7,10 +7,8 @@ from torch.nn import functional as F
 from torchvision.models.resnet import Bottleneck
 
 from detect.models.arguments import Count, Counts, Stds
-from detect.models.boxes import DeltaCoder
-from detect.models.channels import common_channels
 from detect.models.layers import ConvModule, kaiming_init
-from detect.models.roi_heads.bbox_head import box_head_losses, fc_layers, init_layers
+from detect.models.roi_heads.bbox_head import BBoxHeadBase, fc_layers, init_layers
 from detect.registry import MODELS
 from dpipe.errors import InputError
 
@@ -35,7 +33,7 @@ class BasicResBlock(nn.Module):
 
 
 @MODELS.register
-class DoubleConvFCBBoxHead(nn.Module):
+class DoubleConvFCBBoxHead(BBoxHeadBase):
     """A branch of fully connected layers for classes, a branch of convolutions for boxes (arXiv 1904.06493).
 
     The branches may read features of their own: with its ``reg_roi_scale_factor`` a StandardRoIHead cuts out those for
@@ -75,25 +73,18 @@ class DoubleConvFCBBoxHead(nn.Module):
         loss_cls: nn.Module | None = None,
         loss_bbox: nn.Module | None = None,
     ) -> None:
-        super().__init__()
+        super().__init__(in_channels, num_classes, roi_feat_size, reg_class_agnostic, target_stds, loss_cls, loss_bbox)
         if conv_out_channels % 4:
             raise InputError(
                 f"DoubleConvFCBBoxHead: conv_out_channels must be a multiple of 4, got {conv_out_channels}"
             )
-        self.num_classes = num_classes
-        self.reg_class_agnostic = reg_class_agnostic
-        self.coder = DeltaCoder(target_stds)
-        self.loss_cls, self.loss_bbox = box_head_losses("DoubleConvFCBBoxHead", num_classes, loss_cls, loss_bbox)
-        self.roi_feat_size = roi_feat_size
-        channels = self.level_channels = common_channels(in_channels, "DoubleConvFCBBoxHead")
-        self.res_block = BasicResBlock(channels, conv_out_channels)
+        self.res_block = BasicResBlock(self.level_channels, conv_out_channels)
         self.conv_branch = nn.ModuleList(
             [Bottleneck(conv_out_channels, conv_out_channels // 4) for _ in range(num_convs)]
         )
         kaiming_init(self.conv_branch)
-        self.fc_branch = fc_layers(channels * roi_feat_size**2, fc_out_channels, num_fcs)
-        self.fc_cls = nn.Linear(fc_out_channels, num_classes + 1)
-        self.fc_reg = nn.Linear(conv_out_channels, 4 if reg_class_agnostic else 4 * num_classes)
+        self.fc_branch = fc_layers(self.level_channels * roi_feat_size**2, fc_out_channels, num_fcs)
+        self.fc_cls, self.fc_reg = self.last_layers(fc_out_channels, conv_out_channels)
         init_layers(self.fc_branch, self.fc_cls, self.fc_reg)
 
     def forward(self, features: Tensor, box_features: Tensor | None = None) -> tuple[Tensor, Tensor]:
