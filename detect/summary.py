@@ -11,9 +11,10 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, is_dataclass
+from pathlib import Path
 from typing import Any
 
-import orjson
+import msgspec
 import torch
 from torch import Tensor, nn
 
@@ -118,17 +119,22 @@ def summarize(config: Config, *, size: Size | None = None, depth: int = 2) -> Su
     return Summary(tuple(rows), size, round_up(size, augment.size_divisor), num_classes, classes_from, num_proposals)
 
 
+class _Categories(msgspec.Struct):
+    """Of a COCO JSON, which may have hundreds of megabytes, the part that is read."""
+
+    categories: list[msgspec.Raw]
+
+
 def _classes(config: Config) -> tuple[int, str]:
     """How many classes the recipe's data has; where there is no data yet, as many as COCO."""
     if config.data.classes is not None:
         return len(config.data.classes), "named by the recipe"
     path = config.data.train.annotations
     try:
-        with open(path, "rb") as file:
-            return len(orjson.loads(file.read())["categories"]), f"of {path}"
+        return len(msgspec.json.decode(Path(path).read_bytes(), type=_Categories).categories), f"of {path}"
     except FileNotFoundError:
         return COCO_CLASSES, f"as COCO has, since there is no {path}"
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, msgspec.MsgspecError) as error:
         raise InputError(f"{path}: is no COCO JSON that tells its categories: {error}") from None
 
 

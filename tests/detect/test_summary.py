@@ -85,6 +85,14 @@ def test_classes_are_the_datas(shapes):
     assert told.rows[0].parameters == sum(w.numel() for w in build_model(shapes.config(), 2).parameters())
 
 
+@pytest.mark.parametrize("content", ["{", "[]", '{"images": []}', '{"categories": 3}'])
+def test_data_that_tells_no_classes(shapes, tmp_path, content):
+    (tmp_path / "train.json").write_text(content)
+    result = run("summary", shapes.recipe, "data.classes=null", f"data.train.annotations={tmp_path / 'train.json'}")
+    assert (result.exit_code, result.stderr.count("\n")) == (2, 1)
+    assert "train.json: is no COCO JSON that tells its categories: " in result.stderr
+
+
 def test_mistakes_are_one_line(shapes):
     without = ["data.test_transforms=[{type: Normalize, mean: [0, 0, 0], std: [1, 1, 1]}]"]
     for arguments, told in (
