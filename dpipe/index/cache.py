@@ -56,7 +56,7 @@ def looks_of(path: Path) -> Looks:
 
 def digest_of(content: bytes) -> str:
     """Names a content."""
-    return hashlib.blake2b(content, digest_size=20).hexdigest()
+    return hashlib.sha256(content).hexdigest()  # processors have instructions for it: twice as fast as BLAKE2
 
 
 class Cache:
