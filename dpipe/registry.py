@@ -12,6 +12,7 @@ import importlib
 import os
 import pkgutil
 import sys
+import traceback
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
@@ -116,7 +117,7 @@ class Registry:
 
 
 def import_module(name: str) -> ModuleType:
-    """Imports a module that a recipe names, from installed packages or the current directory.
+    """Imports a module that a recipe names, from installed packages, the recipe's folder or the current one.
 
     Raises:
         InputError: If it is the standard library's, cannot be found, or fails while it is imported.
@@ -134,7 +135,15 @@ def import_module(name: str) -> ModuleType:
         if isinstance(error, ModuleNotFoundError) and f"{name}.".startswith(f"{error.name}."):
             reason += f" among installed packages, in {' or in '.join(folders)}"
         what = "" if isinstance(error, ModuleNotFoundError | InputError) else f"{type(error).__name__}: "
-        raise InputError(f"cannot import {name!r}: {what}{reason}") from error
+        raise InputError(f"cannot import {name!r}: {what}{reason}{_line(error)}") from error
+
+
+def _line(error: BaseException) -> str:
+    """The file and line of a module that an error stopped, as it has no traceback in a report of problems."""
+    importing = (__file__, importlib.__file__)
+    frames = traceback.extract_tb(error.__traceback__)
+    ran = [frame for frame in frames if frame.filename not in importing and "<" not in frame.filename]
+    return f" ({ran[-1].filename}:{ran[-1].lineno})" if ran else ""
 
 
 _recipe_folders: list[str] = []

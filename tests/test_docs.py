@@ -139,7 +139,7 @@ def test_the_page_on_parts_of_ones_own_runs_as_it_stands(own_parts: Path) -> Non
             # Rows of the page are rows of the output; the output may have more.
             assert not [row for row in expected.splitlines() if row not in output.splitlines()], output
             commands += 1
-    assert commands == 10
+    assert commands == 11
     for name, epochs in (("mine", 2), ("two", 1)):
         records = [json.loads(row) for row in (own_parts / "runs" / name / "train.jsonl").read_text().splitlines()]
         assert [record["kind"] for record in records].count("evaluation") == epochs

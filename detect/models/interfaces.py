@@ -1,6 +1,8 @@
 """What the parts of a detector expect of each other.
 
-A user's own part needs these methods and attributes, and no base class.
+A user's own part needs these methods and attributes, and no base class. Backbones map images (N, 3, H, W) to levels,
+necks levels to levels; both have ``channels`` and ``strides``, a number for each level that they make. Assigners and
+samplers are in ``assign``, suppressions in ``nms``.
 
 Shapes and names:
     N images; R RoIs of all images; P positives of them; K classes; C, S channels and side of RoI features.

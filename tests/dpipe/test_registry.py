@@ -188,21 +188,30 @@ class TestNames:
         (tmp_path / "my_broken.py").write_text("raise RuntimeError('no\\nway')\n")
         monkeypatch.setattr("sys.path", [*sys.path])
         monkeypatch.chdir(tmp_path)
-        with pytest.raises(InputError, match=r"^cannot import 'my_broken': RuntimeError: no way$"):
+        with pytest.raises(InputError, match=r"^cannot import 'my_broken': RuntimeError: no way \(.*my_broken.py:1\)$"):
             import_module("my_broken")
+
+    def test_a_module_that_is_no_python(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        (tmp_path / "my_typo.py").write_text("\nclass Neck(:\n")
+        monkeypatch.setattr("sys.path", [*sys.path])
+        monkeypatch.chdir(tmp_path)
+        with pytest.raises(InputError, match=r"^cannot import 'my_typo': SyntaxError: .* \(my_typo.py, line 2\)$"):
+            import_module("my_typo")
 
     def test_a_module_that_ends_the_program(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         (tmp_path / "my_script.py").write_text("import sys\nsys.exit(3)\n")
         monkeypatch.setattr("sys.path", [*sys.path])
         monkeypatch.chdir(tmp_path)
-        with pytest.raises(InputError, match=r"^cannot import 'my_script': SystemExit: 3$"):
+        with pytest.raises(InputError, match=r"^cannot import 'my_script': SystemExit: 3 \(.*/my_script.py:2\)$"):
             import_module("my_script")
 
     def test_what_a_module_of_ones_own_lacks_is_told_as_it_is(self, tmp_path: Path, monkeypatch) -> None:
         (tmp_path / "my_imports.py").write_text("import no_such_library\n")
         monkeypatch.setattr("sys.path", [*sys.path])
         monkeypatch.chdir(tmp_path)
-        with pytest.raises(InputError, match=r"^cannot import 'my_imports': No module named 'no_such_library'$"):
+        with pytest.raises(
+            InputError, match=r"^cannot import 'my_imports': No module named 'no_such_library' \(.*/my_imports.py:1\)$"
+        ):
             import_module("my_imports")
 
     def test_a_module_that_takes_a_name_that_is_taken(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
