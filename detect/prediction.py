@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -52,7 +53,8 @@ def predict(
 
     The output folder gets a picture of each image, ``predictions.json`` in COCO's results format, with the file and
     class names beside the ids, and ``images.json``, a COCO data set of these images that the results belong to. Images
-    are numbered from 1 in the order given.
+    are numbered from 1 in the order given. Proposals, of a model that only proposes, are all of the one class
+    ``object``.
 
     Args:
         config: The recipe; its ``test_transforms`` are applied.
@@ -75,6 +77,8 @@ def predict(
     pictures = picture_paths(paths, out)
     fabric = make_fabric(1, accelerator, config.train.precision)
     trained = load_trained(config, checkpoint, say=say_nothing if console is None else console.print)
+    if getattr(trained.model, "proposes", False):
+        trained = replace(trained, class_names=("object",), category_ids=(1,))
     results: list[dict[str, Any]] = []
     for number, detections in enumerate(_run(config, trained, index, root, fabric)):
         path, id_ = paths[number], number + 1

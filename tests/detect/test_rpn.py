@@ -1,14 +1,19 @@
-"""The RPN's two-class softmax, and detectors without a neck."""
+"""The RPN's two-class softmax, detectors without a neck, and proposals in pictures."""
 
 from __future__ import annotations
+
+import json
 
 import pytest
 import torch
 
+from detect.config import build_model
 from detect.models.dense_heads.rpn import RPNHead
 from detect.models.detectors import total_loss
 from detect.models.losses import CrossEntropyLoss
+from detect.prediction import predict
 from detect.registry import MODELS
+from detect.state import ModelInfo, save_checkpoint
 from dpipe.errors import InputError
 
 OBJECTS = [(10, 10, 50, 50), (40, 20, 90, 60)]
@@ -117,3 +122,16 @@ def test_what_a_backbone_without_a_neck_hands_out_must_fit():
     }
     with pytest.raises(InputError, match="raw laterals, which a detector without a neck does not hand out"):
         MODELS.build({**node, "type": "TwoStageDetector", **supervised}, {"num_classes": 3})
+
+
+def test_proposals_are_drawn_as_objects_of_no_class(shapes, tmp_path):
+    rpn = {"type": "RPN", "backbone": C4, "neck": None, "rpn_head": C4_RPN}
+    config = shapes.config(f"model={json.dumps({'_delete_': True, **rpn})}")
+    torch.manual_seed(0)
+    info = ModelInfo(("box", "disc"), (4, 9), config.to_yaml(), 0, 0)
+    checkpoint = save_checkpoint(tmp_path, build_model(config, 2), {}, info)
+    results = predict(config, checkpoint, shapes.images[:1], tmp_path / "out")
+    assert results
+    assert {(found["category_id"], found["category_name"]) for found in results} == {(1, "object")}
+    categories = json.loads((tmp_path / "out" / "images.json").read_text())["categories"]
+    assert categories == [{"id": 1, "name": "object"}]
