@@ -25,6 +25,9 @@ from rich.console import Console
 from rich.table import Table
 from street_photos import Streets, make_streets
 
+from detect.config import build_model, load_config
+from detect.models.detectors import total_loss
+from detect.optim import make_optimizer, set_lr
 from dpipe import CocoIndex, DetectionLoader
 from dpipe.recipes import load_recipe
 
@@ -83,17 +86,12 @@ def _waiting(streets: Streets, backend: str, args: argparse.Namespace) -> dict[s
     Returns:
         ``step``: seconds of a step with its wait; ``waited``: the part of it that the next batch was waited for.
     """
-    from detect.config import build_model, load_config
-    from detect.models.detectors import total_loss
-    from detect.optim import sgd
-
     config = load_config(RECIPE)
     with closing(_loader(streets, backend, args)) as loader:
         # Pretrained weights would change the numbers of the losses, not the time.
         model = build_model(config, len(loader.index.class_names), pretrained=False).cuda().train()
-        optimizer = sgd(model, **config.optimizer.model_dump(exclude={"type"}))
-        for group in optimizer.param_groups:
-            group["lr"] = 0.0  # what is measured is time; random weights would diverge
+        optimizer = make_optimizer(model, config.optimizer)
+        set_lr(optimizer, 0.0)  # what is measured is time; random weights would diverge
         steps: list[float] = []
         waits: list[float] = []
         began = time.perf_counter()
