@@ -76,3 +76,10 @@ def test_gpu_pipeline_says_that_it_needs_a_gpu() -> None:
     assert done.returncode == 2
     assert done.stderr.count("\n") == 1
     assert "CUDA device" in done.stderr
+
+
+def test_evaluation_is_measured_and_agrees_with_pycocotools() -> None:
+    done = run_script("evaluation.py", "--images", "30", "--rounds", "1")
+    assert done.returncode == 0, done.stderr
+    for kind in ("bbox", "proposal"):
+        assert f"{kind}: detect " in done.stdout
