@@ -114,17 +114,17 @@ def read_weights(source: str | Path) -> dict[str, Tensor]:
     """Reads the named tensors of a checkpoint: safetensors, or ``.pth``, bare or under ``state_dict`` or ``model``.
 
     Raises:
-        InputError: The file is missing, cannot be read, or holds no named tensors.
+        InputError: The file is missing, cannot be read, or holds no named tensors, or a name that cannot be printed.
     """
     path = _local(source)
     if path.suffix == ".safetensors":
         try:
-            return _plain_names(load_file(path))
+            return _plain_names(load_file(path), path)
         except (SafetensorError, OSError) as error:
             raise InputError(f"{path}: is not a safetensors file that can be read: {error}") from error
     content = load_pth(path)
     if not isinstance(content, dict):
-        raise InputError(f"{path}: holds no named tensors, but an object of type {type(content).__name__}")
+        raise InputError(f"{path}: holds no named tensors, but an object of type {type(content).__name__!r}")
     content = entries(content)
     inner = next((content[key] for key in ("state_dict", "model") if isinstance(content.get(key), dict)), content)
     state = {
@@ -133,9 +133,9 @@ def read_weights(source: str | Path) -> dict[str, Tensor]:
         if isinstance(name, str) and isinstance(tensor, torch.Tensor)
     }
     if not state:
-        found = ", ".join(repr(key) for key in list(inner)[:5]) or "nothing"
+        found = ", ".join(f"{key!r:.40}" for key in list(entries(inner))[:5]) or "nothing"
         raise InputError(f"{path}: holds no named tensors, bare or under 'state_dict' or 'model', but {found}")
-    return _plain_names(state)
+    return _plain_names(state, path)
 
 
 def _local(source: str | Path) -> Path:
@@ -159,11 +159,18 @@ WRAPPERS = ("module.", "_orig_mod.")
 """What data-parallel training and ``AveragedModel``, and ``torch.compile``, put before the names of the whole model."""
 
 
-def _plain_names(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """A checkpoint's tensors without what wrappers of the model add to them."""
-    averaged = {name: tensor for name, tensor in state.items() if name != "n_averaged"}
-    while wrapper := next((w for w in WRAPPERS if averaged and all(name.startswith(w) for name in averaged)), None):
-        averaged = state = {name.removeprefix(wrapper): tensor for name, tensor in averaged.items()}
+def _plain_names(state: dict[str, Tensor], path: Path) -> dict[str, Tensor]:
+    """A checkpoint's tensors without what wrappers of the model add to them.
+
+    Raises:
+        InputError: A name would break lines or change colours where it is printed.
+    """
+    odd = next((name for name in state if not name.isprintable()), None)
+    if odd is not None:
+        raise InputError(f"{path}: holds a tensor of the name {odd!r}, which no model has")
+    unwrapped = {name: tensor for name, tensor in state.items() if name != "n_averaged"}
+    while wrapper := next((w for w in WRAPPERS if unwrapped and all(name.startswith(w) for name in unwrapped)), None):
+        unwrapped = state = {name.removeprefix(wrapper): tensor for name, tensor in unwrapped.items()}
     return state
 
 

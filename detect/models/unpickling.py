@@ -156,6 +156,7 @@ def _unreadable(path: Path, error: Exception) -> InputError:
     reason = str(error).strip().partition("\n")[0]
     # A KeyError's message is a key that means nothing to a reader.
     reason = reason if reason and not isinstance(error, KeyError) else type(error).__name__
+    reason = "".join(sign if sign.isprintable() else "?" for sign in reason)  # names of the file, for a terminal
     return InputError(f"{path}: is not a checkpoint that can be read: {reason}")
 
 

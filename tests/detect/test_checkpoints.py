@@ -371,6 +371,15 @@ def test_a_pickle_cannot_change_the_functions_it_may_call(tmp_path):
     assert not hasattr(torch._utils._rebuild_tensor_v2, "evil_")
 
 
+def change_pickle(path, change):
+    """Gives a checkpoint another pickle, made of its own."""
+    with zipfile.ZipFile(path) as records:
+        parts = {record.filename: records.read(record) for record in records.infolist()}
+    with zipfile.ZipFile(path, "w") as records:
+        for name, content in parts.items():
+            records.writestr(name, change(content) if name.endswith("data.pkl") else content)
+
+
 def compressed(weight, folder):
     """A checkpoint's records, deflated."""
     torch.save({"weight": weight}, folder / "weights.pth")
@@ -434,15 +443,13 @@ def test_a_pickle_cannot_have_tensors_added(tmp_path, monkeypatch):
     one = torch.ones(1)
     wide = Call(torch._utils._rebuild_tensor_v2, one._typed_storage(), 0, (2**24,), (0,), False, OrderedDict())
     torch.save({"weight": wide}, tmp_path / "weights.pth", pickle_protocol=4)
-    with zipfile.ZipFile(tmp_path / "weights.pth") as records:
-        parts = {record.filename: records.read(record) for record in records.infolist()}
-    with zipfile.ZipFile(tmp_path / "weights.pth", "w") as records:
-        for name, content in parts.items():
-            if name.endswith("data.pkl"):
-                ends = [at for operation, _, at in pickletools.genops(content) if operation.name == "REDUCE"]
-                unknown = b"csome\nThing\n)R0"
-                content = content[:2] + content[11 : ends[-1] + 1] + b"(K\x01\x90" + unknown + content[ends[-1] + 1 :]
-            records.writestr(name, content)
+
+    def add(content):
+        ends = [at for operation, _, at in pickletools.genops(content) if operation.name == "REDUCE"]
+        unknown = b"csome\nThing\n)R0"
+        return content[:2] + content[11 : ends[-1] + 1] + b"(K\x01\x90" + unknown + content[ends[-1] + 1 :]
+
+    change_pickle(tmp_path / "weights.pth", add)
     added = []
     monkeypatch.setattr(torch.Tensor, "add", lambda *summands: added.append(summands))
     assert read_weights(tmp_path / "weights.pth")["weight"].shape == (2**24,)
@@ -465,12 +472,8 @@ def test_a_small_pickle_takes_little_memory(tmp_path):
     """It stores its dictionary, and an object of an unknown class, under a number far beyond any that is in use."""
     path = tmp_path / "weights.pth"
     torch.save({}, path)
-    with zipfile.ZipFile(path) as records:
-        parts = {record.filename: records.read(record) for record in records.infolist()}
     body = b"\x80\x02}r" + (2**23).to_bytes(4, "little") + b"X\x01\x00\x00\x00acsome\nThing\n)Rs."
-    with zipfile.ZipFile(path, "w") as records:
-        for name, content in parts.items():
-            records.writestr(name, body if name.endswith("data.pkl") else content)
+    change_pickle(path, lambda _: body)
     tracemalloc.start()
     with pytest.raises(InputError, match="holds no named tensors"):
         read_weights(path)
@@ -579,6 +582,26 @@ def test_files_without_named_tensors(tmp_path, content):
     torch.save(content, path)
     with pytest.raises(InputError, match="holds no named tensors"):
         read_weights(path)
+
+
+@pytest.mark.parametrize("name", ["fc\n.bias", "\x1b[31mfc.bias"])
+def test_names_that_a_terminal_would_obey(tmp_path, name):
+    state = {"weight": torch.ones(1), name: torch.ones(1)}
+    torch.save(state, tmp_path / "weights.pth")
+    save_file(state, tmp_path / "weights.safetensors")
+    for path in (tmp_path / "weights.pth", tmp_path / "weights.safetensors"):
+        with pytest.raises(InputError, match=r"holds a tensor of the name '.*fc.*bias', which no model has") as info:
+            read_weights(path)
+        assert str(info.value).isprintable()
+    torch.save({name: 1}, tmp_path / "weights.pth")
+    with pytest.raises(InputError, match="holds no named tensors, bare or") as info:
+        read_weights(tmp_path / "weights.pth")
+    assert str(info.value).isprintable()
+    named = b"\x80\x04\x8c\x02os\x8c\x04\x1b[3m\x93."
+    torch.save({}, tmp_path / "weights.pth")
+    change_pickle(tmp_path / "weights.pth", lambda _: named)
+    with pytest.raises(InputError, match=r"it names os\.\?\[3m, which no checkpoint needs$"):
+        read_weights(tmp_path / "weights.pth")
 
 
 def test_what_a_file_holds_instead_of_named_tensors_is_told(tmp_path):
