@@ -104,7 +104,7 @@ class InertUnpickler(pickle._Unpickler):
         allowed = _ALLOWED.get((module_name, global_name))
         return type(global_name, (Inert,), {"__slots__": ()}) if allowed is None else allowed
 
-    def load_additems(self) -> None:
+    def load_additems(self: Any) -> None:
         """Fills sets alone: tensors have an ``add`` as well, and its sums could fill the memory."""
         items = self.pop_mark()
         if isinstance(self.stack[-1], set):
