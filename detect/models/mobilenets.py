@@ -29,7 +29,7 @@ class MobileNet(nn.Module):
     Args:
         arch: ``mobilenet_v2``, ``mobilenet_v3_large`` or ``mobilenet_v3_small``.
         width_mult: Multiplies the channels of every block.
-        out_indices: Which stages are handed out, counted from 0.
+        out_indices: Which stages are handed out, counted from 0. Those beyond the last are left out.
         frozen_stages: This many stages, and the stem, are never trained and their BatchNorm keeps its statistics; 0 is
             the stem alone, -1 nothing.
         norm_eval: BatchNorm keeps its statistics in all stages, as is usual for batches of an image or two.
@@ -55,11 +55,12 @@ class MobileNet(nn.Module):
     ) -> None:
         super().__init__()
         check_stages("MobileNet", out_indices, frozen_stages, len(STRIDES))
-        self.features: nn.Sequential = getattr(torchvision.models, arch)(width_mult=width_mult).features
+        blocks: nn.Sequential = getattr(torchvision.models, arch)(width_mult=width_mult).features
         self.norm_eval = norm_eval
-        block_strides = _block_strides(self.features)
+        block_strides = _block_strides(blocks)
         ends = [max(i for i, reached in enumerate(block_strides) if reached == stride) for stride in STRIDES]
         self.last_blocks = tuple(ends[i] for i in out_indices)
+        self.features = blocks[: self.last_blocks[-1] + 1]  # what nothing reads would have no gradient
         self.channels = tuple(_out_channels(self.features[i]) for i in self.last_blocks)
         self.strides = tuple(STRIDES[i] for i in out_indices)
         # The stem ends before the first block of stride 4.
@@ -67,7 +68,8 @@ class MobileNet(nn.Module):
             0 if frozen_stages < 0 else (block_strides.index(STRIDES[0]), *(i + 1 for i in ends))[frozen_stages]
         )
         if pretrained is not None:
-            load_backbone(self, pretrained, arch, unused=r"classifier\.")
+            absent = "".join(rf"|features\.{i}\." for i in range(len(self.features), len(blocks)))
+            load_backbone(self, pretrained, arch, unused=rf"classifier\.{absent}")
         for block in self.features[: self.num_frozen]:
             block.requires_grad_(False)
         self.train(self.training)

@@ -9,6 +9,7 @@ import pytest
 import timm
 import torch
 import torchvision
+from safetensors.torch import save_file
 from torch import nn
 
 from detect.models.backbones import ResNet
@@ -69,6 +70,17 @@ class TestMobileNet:
         model = MobileNet("mobilenet_v2", width_mult=0.5, out_indices=[1, 3])
         assert (model.channels, model.strides) == ((16, 1280), (8, 32))
         assert shapes_of(model(torch.randn(1, 3, 64, 64))) == [(1, 16, 8, 8), (1, 1280, 2, 2)]
+
+    def test_blocks_that_nothing_reads_are_left_out(self, tmp_path):
+        whole = torchvision.models.mobilenet_v2(width_mult=0.5)
+        save_file(whole.state_dict(), tmp_path / "whole.safetensors")
+        model = MobileNet("mobilenet_v2", 0.5, [2], pretrained=str(tmp_path / "whole.safetensors"))
+        images = torch.randn(1, 3, 64, 64)
+        (level,) = model(images)
+        assert torch.equal(level, whole.eval().features[: len(model.features)](images))
+        assert len(model.features) < len(whole.features)
+        level.sum().backward()
+        assert [name for name, weight in model.named_parameters() if weight.grad is None] == []
 
     @pytest.mark.parametrize(
         ("arguments", "message"),
