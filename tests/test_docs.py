@@ -124,7 +124,7 @@ def run_command(words: list[str]) -> tuple[int, str]:
         done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240, check=False)
         return done.returncode, done.stdout + done.stderr
     app = {"detect": detect.cli.app, "dpipe": dpipe.cli.app}[words[0]]
-    result = CliRunner().invoke(app, words[1:], prog_name=words[0])
+    result = CliRunner().invoke(app, words[1:], prog_name=words[0], catch_exceptions=False)
     return result.exit_code, result.output
 
 
