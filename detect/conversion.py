@@ -11,7 +11,6 @@ from safetensors.torch import save
 from torch import Tensor
 
 from detect.models.checkpoints import read_weights
-from detect.models.pretrained import download, is_url
 from detect.state import own_memory
 from detect.trained import find_weights, read_info
 from dpipe.errors import InputError
@@ -49,7 +48,7 @@ def convert_checkpoint(source: str | Path, out: str | Path) -> Converted:
     if out.suffix != ".safetensors":
         raise InputError(f"{out}: the output is a .safetensors file, and its name must end so")
     check_writable_file(out)
-    path = download(source) if isinstance(source, str) and is_url(source) else find_weights(source)
+    path = find_weights(source)
     if os.path.realpath(path) == os.path.realpath(out):
         raise InputError(f"{out}: is the checkpoint itself; give the output another name")
     tensors = read_weights(path)

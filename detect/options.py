@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from enum import Enum
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
@@ -29,9 +28,9 @@ OverridesArgument = Annotated[
 ]
 DebugOption = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error")]
 CheckpointArgument = Annotated[
-    Path,
+    str,
     typer.Argument(
-        metavar="CHECKPOINT", help="A .safetensors or .pth file, a checkpoint's folder, or a work directory"
+        metavar="CHECKPOINT", help="A .safetensors or .pth file, its URL, a checkpoint's folder, or a work directory"
     ),
 ]
 DevicesOption = Annotated[int, typer.Option(min=1, help="Number of GPUs, or of processes on the CPU")]

@@ -12,6 +12,7 @@ from torch import nn
 
 from detect.config import Config, build_model
 from detect.models.checkpoints import entries, load_weights
+from detect.models.pretrained import download, is_url
 from detect.models.unpickling import load_pth
 from detect.state import METADATA_KEY, WEIGHTS, ModelInfo, newest_intact
 from dpipe.errors import InputError
@@ -40,13 +41,15 @@ def find_weights(checkpoint: str | Path, say: Callable[[str], None] = say_nothin
     """Finds the file of weights.
 
     Args:
-        checkpoint: A ``.safetensors`` or ``.pth`` file, a checkpoint folder, or a work directory (its newest intact
-            checkpoint is taken).
+        checkpoint: A ``.safetensors`` or ``.pth`` file, its URL (it is downloaded once), a checkpoint folder, or a work
+            directory (its newest intact checkpoint is taken).
         say: Is told which checkpoint is taken and why, if it is not the newest.
 
     Raises:
         InputError: If there is none.
     """
+    if isinstance(checkpoint, str) and is_url(checkpoint):
+        return download(checkpoint)
     path = Path(checkpoint)
     if path.is_file():
         return path

@@ -25,7 +25,9 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 from torch.optim.swa_utils import AveragedModel
+from typer.testing import CliRunner
 
+from detect.cli import app
 from detect.config import build_model
 from detect.models.backbones import ResNet
 from detect.models.checkpoints import load_weights, read_weights
@@ -655,6 +657,20 @@ def test_urls_are_downloaded_once(server):
         load_weights(model, f"{url}/weights.pth", strict=True)
         assert_equal(model, make_model())
     assert requests == ["/weights.pth"]
+
+
+def test_urls_of_trained_models(server, shapes):
+    url, remote, _ = server
+    state = build_model(shapes.config(), 2, pretrained=False).state_dict()
+    torch.save({"meta": {"CLASSES": ("box", "disc")}, "state_dict": state}, remote / "whole.pth")
+    trained = load_trained(shapes.config(), f"{url}/whole.pth")
+    assert trained.class_names == ("box", "disc")
+    assert all(torch.equal(tensor, state[name]) for name, tensor in trained.model.state_dict().items())
+    images = [str(shapes.images[0]), "-o", str(remote / "out")]
+    for command, more in (("test", []), ("predict", images)):
+        result = CliRunner().invoke(app, [command, str(shapes.recipe), f"{url}/absent.pth", *more])
+        assert (result.exit_code, result.stderr.count("\n")) == (2, 1)
+        assert f"error: {url}/absent.pth: cannot be downloaded" in result.stderr
 
 
 def test_urls_of_one_name_are_different_files(server):
