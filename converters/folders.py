@@ -1,15 +1,17 @@
-"""Finding a data set and its parts on disk, with errors that tell what was looked for."""
+"""Finding a data set and its parts, in folders or archives, with errors that tell what was looked for."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import overload
 
+from converters.archives import ArchivePath, Place
 from converters.errors import ConversionError
 
 
-def is_folder(path: Path) -> bool:
+def is_folder(path: Place) -> bool:
     """Whether a path is a folder.
 
     Raises:
@@ -21,7 +23,11 @@ def is_folder(path: Path) -> bool:
         raise unreadable(path, error) from error
 
 
-def entries(folder: Path) -> list[Path]:
+@overload
+def entries(folder: Path) -> list[Path]: ...
+@overload
+def entries(folder: ArchivePath) -> list[ArchivePath]: ...
+def entries(folder: Place) -> Sequence[Place]:
     """Lists a folder's files and folders, sorted; where there is no such folder, none.
 
     ``Path.glob`` would pass over a folder that may not be read as if it were empty.
@@ -29,6 +35,8 @@ def entries(folder: Path) -> list[Path]:
     Raises:
         ConversionError: The folder cannot be read.
     """
+    if isinstance(folder, ArchivePath):
+        return sorted(folder.iterdir())
     try:
         with os.scandir(folder) as found:
             return sorted(folder / entry.name for entry in found)
@@ -38,12 +46,12 @@ def entries(folder: Path) -> list[Path]:
         raise unreadable(folder, error) from error
 
 
-def unreadable(path: Path, error: OSError) -> ConversionError:
+def unreadable(path: Place, error: OSError) -> ConversionError:
     """Returns the error for a place that the system refuses to show."""
     return ConversionError(f"{path}: cannot be read ({error.strerror or error})")
 
 
-def checked_name(name: str, path: Path) -> str:
+def checked_name(name: str, path: Place) -> str:
     """Returns a name that is to be written into JSON, which is UTF-8 and cannot hold every name of a file.
 
     Args:
@@ -56,7 +64,7 @@ def checked_name(name: str, path: Path) -> str:
     try:
         name.encode()
     except UnicodeEncodeError:
-        shown = repr(os.fsencode(path))  # the bytes: as text, they could not even be printed
+        shown = repr(os.fsencode(str(path)))  # the bytes: as text, they could not even be printed
         raise ConversionError(f"{shown}: the name is not valid UTF-8, which JSON needs; rename it") from None
     return name
 
@@ -78,7 +86,7 @@ def existing_root(candidates: Sequence[tuple[str, Path | None]], what: str) -> P
     raise ConversionError(f"no {what} found; tried: {tried}")
 
 
-def chosen(kind: str, found: Sequence[str], named: Sequence[str] | None, where: Path) -> list[str]:
+def chosen(kind: str, found: Sequence[str], named: Sequence[str] | None, where: Place) -> list[str]:
     """Returns the parts to convert: those named, in the order found, or all that were found.
 
     Args:
