@@ -37,6 +37,12 @@ def test_low_quality_matches_take_every_tie_above_the_minimum():
     assert assign(MaxIoUAssigner(0.7, 0.3, match_low_quality=False), priors, gts) == [NEGATIVE] * 3
 
 
+def test_the_least_overlap_of_a_low_quality_match_is_enough():
+    priors, gts = boxes((0, 0, 10, 10)), boxes((0, 0, 10, 5))
+    assert assign(MaxIoUAssigner(0.7, 0.3, min_pos_iou=0.5), priors, gts) == [0]
+    assert assign(MaxIoUAssigner(0.7, 0.3, min_pos_iou=0.51), priors, gts) == [NEITHER]
+
+
 def test_low_quality_match_overrides_a_better_one_and_the_last_ground_truth_wins():
     priors = boxes((0, 0, 10, 10))
     gts = boxes((0, 0, 10, 9), (0, 0, 10, 8))  # both have this prior as their best
@@ -112,6 +118,19 @@ def test_ground_truths_come_first_and_match_themselves():
     torch.testing.assert_close(samples.gt_boxes, gts[[0, 1, 1]])
     without = sample_rois(assigner, RandomSampler(512, 0.25, add_gt_as_proposals=False), proposals, target(gts, [4, 2]))
     assert without.is_gt.tolist() == [False]
+
+
+def test_ground_truths_fit_themselves_wholly():
+    seen = []
+
+    class Noting(RandomSampler):
+        def choose(self, assignment):
+            seen.append(assignment.max_ious.tolist())
+            return super().choose(assignment)
+
+    proposals, gts = boxes((0, 0, 10, 5), (50, 50, 60, 60)), boxes((0, 0, 10, 10), (20, 20, 40, 40))
+    sample_rois(MaxIoUAssigner(0.5, 0.5), Noting(8, 0.5), proposals, target(gts, [0, 1]))
+    assert seen == [[1, 1, 0.5, 0]]
 
 
 def test_sampling_without_objects_or_proposals():
