@@ -123,8 +123,9 @@ def pyramid(detector: nn.Module, images: Tensor) -> Sequence[Tensor]:
     Raises:
         InputError: In training, if a part of one's own does not make the levels that it tells.
     """
-    features = images
-    for name, part in (("backbone", detector.backbone), ("neck", detector.neck)):
+    features: Any = images
+    for name in ("backbone", "neck"):
+        part = getattr(detector, name)
         if part is not None:
             features = part(features)
             if detector.training:
