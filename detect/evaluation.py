@@ -71,8 +71,7 @@ def evaluate(
     kinds, options = kinds or config.evaluation.kinds or (), config.evaluation.options
     check_kinds(kinds, index, options)
     trained = load_trained(config, checkpoint, index.class_names, say)
-    proposes: bool = getattr(trained.model, "proposes", False)
-    check_kinds(kinds, index, options, proposes)
+    check_kinds(kinds, index, options, **abilities(trained.model))
     fabric.launch()
     with failing_together(fabric):
         model = fabric.to_device(trained.model)
@@ -86,12 +85,24 @@ def evaluate(
     if out is not None:
         write_whole(Path(out), orjson.dumps(results.to_coco()))
     if not kinds:
-        kinds, note = default_kinds(index, results, proposes)
+        kinds, note = default_kinds(index, results, abilities(trained.model)["proposes"])
         if note:
             say(note)
     if skipped:
         say(without_note(skipped))
     return evaluate_results(results, index, kinds, options, usable_ids(index, skipped))
+
+
+def abilities(model: nn.Module) -> dict[str, bool]:
+    """What a model's predictions will be, as far as it can be seen, in the words of ``check_kinds``.
+
+    Returns:
+        ``proposes``, and ``has_masks``, which is also true of models of one's own that may have masks.
+    """
+    proposes: bool = getattr(model, "proposes", False)
+    roi_head = getattr(model, "roi_head", None)
+    without = roi_head is not None and getattr(roi_head, "mask_head", roi_head) is None
+    return {"proposes": proposes, "has_masks": not (without or proposes)}
 
 
 def without_note(skipped: Mapping[str, str]) -> str:

@@ -30,7 +30,7 @@ from detect.data import (
     val_loader,
 )
 from detect.devices import Accelerator, launched_rank, make_fabric
-from detect.evaluation import collect_results, without_note
+from detect.evaluation import abilities, collect_results, without_note
 from detect.logs import RunLog
 from detect.loss_step import LossStep, Sealed
 from detect.metrics.evaluating import check_kinds, default_kinds, evaluate_results
@@ -163,9 +163,10 @@ class Run:
         self.model = build_model(config, len(self.class_names), pretrained=checkpoint is None)
         if not any(parameter.requires_grad for parameter in self.model.parameters()):
             raise InputError(f"{config.recipe.where(('model',))}: model: has no weights to train")
-        self.proposes: bool = getattr(self.model, "proposes", False)
         if config.train.eval_every:
-            check_kinds(config.evaluation.kinds or (), validation_data, config.evaluation.options, self.proposes)
+            check_kinds(
+                config.evaluation.kinds or (), validation_data, config.evaluation.options, **abilities(self.model)
+            )
         state = None if checkpoint is None else load_state(checkpoint, self.model)
         if state is None and config.train.load_from is not None:
             notes.append(load_weights(self.model, config.train.load_from).table())
@@ -379,7 +380,7 @@ class Run:
         if self.fabric.is_global_zero:
             kinds: Sequence[Kind] = self.config.evaluation.kinds or ()
             if not kinds:
-                kinds, note = default_kinds(self.validation_data, results, self.proposes)
+                kinds, note = default_kinds(self.validation_data, results, abilities(self.model)["proposes"])
                 if note and not self.told_of_masks:
                     self.log.say(note)
                     self.told_of_masks = True

@@ -9,7 +9,7 @@ from detect.metrics.cityscapes import check_classes, evaluate_cityscapes, truth_
 from detect.metrics.coco import evaluate_coco, evaluate_proposals, objects_without_masks, require_masks
 from detect.metrics.recall import evaluate_recall
 from detect.metrics.results import Results, read_results
-from detect.metrics.scores import KINDS, NEED_CLASSES, Kind, Options, Scores
+from detect.metrics.scores import KINDS, NEED_CLASSES, NEED_MASKS, Kind, Options, Scores
 from detect.metrics.voc import evaluate_voc
 from dpipe.coco import CocoIndex
 from dpipe.errors import InputError
@@ -65,7 +65,9 @@ def default_kinds(index: CocoIndex, results: Results, proposes: bool = False) ->
     return ("bbox", "segm"), ""
 
 
-def check_kinds(kinds: Sequence[Kind], index: CocoIndex, options: Options, proposes: bool = False) -> None:
+def check_kinds(
+    kinds: Sequence[Kind], index: CocoIndex, options: Options, *, proposes: bool = False, has_masks: bool = True
+) -> None:
     """Checks what can be known before there are results.
 
     Args:
@@ -73,10 +75,11 @@ def check_kinds(kinds: Sequence[Kind], index: CocoIndex, options: Options, propo
         index: The data set.
         options: What can be chosen about the kinds.
         proposes: Whether the results will be proposals, which have no classes.
+        has_masks: Whether the results can have masks.
 
     Raises:
-        InputError: If there is no such kind, the data set lacks what it needs, or it needs classes and there will be
-            proposals only.
+        InputError: If there is no such kind, the data set lacks what it needs, or the results will lack the classes or
+            masks that it needs.
     """
     for kind in kinds:
         if kind not in KINDS:
@@ -86,6 +89,8 @@ def check_kinds(kinds: Sequence[Kind], index: CocoIndex, options: Options, propo
                 f"the model finds proposals, without their classes: {kind} evaluation needs these, "
                 "proposal and proposal_fast do not"
             )
+        if kind in NEED_MASKS and not has_masks:
+            raise InputError(f"the model predicts no masks: {kind} evaluation needs them, bbox does not")
         if kind == "segm":
             require_masks(index)
         if kind == "cityscapes":

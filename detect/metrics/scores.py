@@ -23,6 +23,7 @@ MAIN_METRICS: dict[str, str] = {
     "cityscapes": "AP",
 }
 """The number of each kind by which a training run tells which of its checkpoints is best."""
+NEED_MASKS = frozenset({"segm", "cityscapes"})
 NEED_CLASSES = frozenset({"bbox", "segm", "voc", "cityscapes"})
 
 

@@ -378,7 +378,7 @@ class TestTwoProcesses:
         done = self.run("train", shapes.recipe, *overrides, "--work-dir", work_dir)
         assert done.returncode == 0, done.stderr
         records = [json.loads(line) for line in (work_dir / "train.jsonl").read_text().splitlines()]
-        assert [record["kind"] for record in records] == ["train", "train", "evaluation"]
+        assert [record["kind"] for record in records] == ["train", "train", "epoch", "evaluation"]
         state = torch.load(work_dir / "checkpoints" / "last" / "state.pt", weights_only=True)
         assert state["loader"]["epoch"] == 1
         # The very detections of one process: every image is counted once.

@@ -29,6 +29,8 @@ RPN = """model={_delete_: true, type: RPN, backbone: {type: ResNet, depth: 18, b
     "\n", ""
 )
 
+MASK_PARTS = ("roi_head.mask_head", "roi_head.mask_roi_extractor", "auxiliary_head.mask_head")
+
 
 @pytest.fixture
 def run():
@@ -215,11 +217,14 @@ class TestRecipe:
         words = ("--work-dir", tmp_path / "run")
         done = run("train", shapes.recipe, "evaluation.kinds=[cityscapes]", *words)
         assert_one_line(done, "knows the classes person", "not box, disc")
+        no_masks = [f"model.{key}=null" for key in MASK_PARTS]
+        done = run("train", shapes.recipe, *no_masks, "evaluation.kinds=[bbox, segm]", *words)
+        assert_one_line(done, "the model predicts no masks: segm evaluation needs them")
+        done = run("train", shapes.recipe, RPN, "evaluation.kinds=[bbox]", *words)
+        assert_one_line(done, "the model finds proposals, without their classes")
         shapes.edit("val.json", lambda truth: truth["annotations"][0].pop("segmentation"))
         done = run("train", shapes.recipe, "evaluation.kinds=[segm]", *words)
         assert_one_line(done, "1 annotations have no segmentation")
-        done = run("train", shapes.recipe, RPN, "evaluation.kinds=[bbox]", *words)
-        assert_one_line(done, "the model finds proposals, without their classes")
         assert not (tmp_path / "run" / "config.yaml").exists()
         assert run("train", shapes.recipe, RPN, "evaluation.kinds=[bbox]", "train.eval_every=0", *words).exit_code == 0
 
