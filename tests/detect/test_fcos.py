@@ -283,6 +283,16 @@ def test_boxes_are_clipped_to_the_image_without_padding(make_target):
     assert boxes[:, 3].max() <= 40
 
 
+@pytest.mark.parametrize("norm_on_bbox", [False, True])
+def test_proposals_are_in_pixels_in_training_too(norm_on_bbox, make_target):
+    model, targets = head(norm_on_bbox=norm_on_bbox, train_max_per_img=9, test_max_per_img=9), [make_target([])] * 2
+    for trained, evaluated in zip(
+        model.train().propose(features(), targets), model.eval().propose(features(), targets), strict=True
+    ):
+        assert len(trained[0]) == 9
+        assert torch.equal(trained[0], evaluated[0])
+
+
 @pytest.mark.parametrize("options", [{}, {"norm_on_bbox": True, "centerness_on_reg": True, "center_sampling": True}])
 @pytest.mark.parametrize("objects", [[OBJECTS, []], [[], []]], ids=["mixed", "empty"])
 def test_losses_are_finite_and_reach_every_weight(options, objects, make_target):

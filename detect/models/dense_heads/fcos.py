@@ -111,7 +111,8 @@ class FCOSHead(nn.Module):
             whose farthest edge is nearer or farther are other levels' work.
         center_sampling: Train as positives only points near the centre of a box.
         center_sample_radius: How near, in strides along each axis.
-        norm_on_bbox: Predict distances in strides through a ReLU; else in pixels through an exponential.
+        norm_on_bbox: Predict distances in strides through a ReLU; else in pixels through an exponential. Proposals are
+            in pixels in training as well, where OpenMMLab's FCOS as an RPN takes the strides for pixels.
         centerness_on_reg: Predict the centerness from the stack of the boxes; else from that of the classes.
         loss_cls: Focal loss without one.
         loss_bbox: A loss of pairs of boxes; -log IoU without one.
