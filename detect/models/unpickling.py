@@ -58,7 +58,7 @@ class Inert:
         pass
 
     # What a pickle can call on an object while it rebuilds it.
-    __setstate__ = append = extend = __setitem__ = _ignore
+    __setstate__ = append = extend = add = __setitem__ = _ignore
 
 
 class _Rebuild:
@@ -104,13 +104,36 @@ class InertUnpickler(pickle._Unpickler):
         allowed = _ALLOWED.get((module_name, global_name))
         return type(global_name, (Inert,), {"__slots__": ()}) if allowed is None else allowed
 
-    def load_additems(self: Any) -> None:
-        """Fills sets alone: tensors have an ``add`` as well, and its sums could fill the memory."""
-        items = self.pop_mark()
-        if isinstance(self.stack[-1], set):
-            self.stack[-1].update(items)
+    # What follows puts items into the object below them. Tensors take items as well, and their sums and selections
+    # could fill the memory.
 
-    dispatch = {**pickle._Unpickler.dispatch, pickle.ADDITEMS[0]: load_additems}  # noqa: RUF012
+    def load_setitem(self: Any) -> None:
+        """Puts an item into a dictionary."""
+        _check_container(self.stack[-3])
+        pickle._Unpickler.load_setitem(self)  # type: ignore[attr-defined]
+
+    def load_setitems(self: Any) -> None:
+        """Puts items into a dictionary."""
+        _check_container(self.metastack[-1][-1])
+        pickle._Unpickler.load_setitems(self)  # type: ignore[attr-defined]
+
+    def load_additems(self: Any) -> None:
+        """Puts items into a set."""
+        _check_container(self.metastack[-1][-1])
+        pickle._Unpickler.load_additems(self)  # type: ignore[attr-defined]
+
+    dispatch = {  # noqa: RUF012
+        **pickle._Unpickler.dispatch,
+        pickle.SETITEM[0]: load_setitem,
+        pickle.SETITEMS[0]: load_setitems,
+        pickle.ADDITEMS[0]: load_additems,
+    }
+
+
+def _check_container(target: object) -> None:
+    """Raises UnpicklingError for what is neither a plain container nor stands for one."""
+    if not isinstance(target, dict | set | Inert):
+        raise pickle.UnpicklingError(f"it puts items into a {type(target).__name__}")
 
 
 def _load(file: Any, **kwargs: Any) -> Any:
