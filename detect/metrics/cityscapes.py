@@ -68,13 +68,14 @@ def evaluate_cityscapes(
     check_classes(index)
     files = truth_files(index, truth)
     chosen = range(len(index)) if image_ids is None else np.flatnonzero(np.isin(index.image_ids, image_ids)).tolist()
-    first = np.searchsorted(results.image_ids, index.image_ids)
-    end = np.searchsorted(results.image_ids, index.image_ids, side="right")
+    order = np.argsort(results.image_ids, kind="stable")
+    first = np.searchsorted(results.image_ids, index.image_ids, sorter=order)
+    end = np.searchsorted(results.image_ids, index.image_ids, side="right", sorter=order)
     with _folder(out) as folder:
         args = _arguments(folder, index.class_names)
 
         def matched(image: int) -> tuple[str, dict[str, Any]]:
-            listing = _write_detections(folder, results, range(first[image], end[image]), index, image)
+            listing = _write_detections(folder, results, order[first[image] : end[image]].tolist(), index, image)
             try:
                 size = (int(index.heights[image]), int(index.widths[image]))
                 found = _match(files[image], listing, size, args)
@@ -179,7 +180,7 @@ def _masks_of(folder: Path, index: CocoIndex, image: int) -> Path:
     return folder / "masks" / str(index.image_ids[image])
 
 
-def _write_detections(folder: Path, results: Results, rows: range, index: CocoIndex, image: int) -> Path:
+def _write_detections(folder: Path, results: Results, rows: Sequence[int], index: CocoIndex, image: int) -> Path:
     """Writes one image's masks and its text file, and returns that file's path."""
     masks = _masks_of(folder, index, image)
     masks.mkdir(parents=True, exist_ok=True)

@@ -8,11 +8,12 @@ from pathlib import Path
 from detect.metrics.cityscapes import check_classes, evaluate_cityscapes, truth_files
 from detect.metrics.coco import evaluate_coco, evaluate_proposals, objects_without_masks, require_masks
 from detect.metrics.recall import evaluate_recall
-from detect.metrics.results import Results, read_results
+from detect.metrics.results import Results, check_ids, read_results
 from detect.metrics.scores import KINDS, NEED_CLASSES, NEED_MASKS, Kind, Options, Scores
 from detect.metrics.voc import evaluate_voc
 from dpipe.coco import CocoIndex
 from dpipe.errors import InputError
+from dpipe.files import check_writable
 
 
 def evaluate_results(
@@ -35,11 +36,16 @@ def evaluate_results(
         The scores in the order of ``kinds``.
 
     Raises:
-        InputError: If a file cannot be used, or something that a kind needs is not there.
+        InputError: If a file cannot be used, results have ids that the data set does not have, or something that a kind
+            needs is not there.
     """
     index = annotations if isinstance(annotations, CocoIndex) else CocoIndex.load(annotations)
     check_kinds(kinds, index, options)
-    found = results if isinstance(results, Results) else read_results(results, index)
+    if isinstance(results, Results):
+        found = results
+        check_ids(found, index)
+    else:
+        found = read_results(results, index)
     return [_evaluate(found, index, kind, options, image_ids) for kind in kinds or default_kinds(index, found)[0]]
 
 
@@ -96,6 +102,8 @@ def check_kinds(
         if kind == "cityscapes":
             check_classes(index)
             truth_files(index, options.cityscapes_gt)
+            if options.cityscapes_out is not None:
+                check_writable(Path(options.cityscapes_out))
 
 
 def _evaluate(

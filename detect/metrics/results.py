@@ -145,6 +145,22 @@ def read_results(path: str | Path, index: CocoIndex) -> Results:
     return Results(image_ids, category_ids, boxes, scores, masks)
 
 
+def check_ids(results: Results, index: CocoIndex) -> None:
+    """Checks that detections are of a data set's images and classes.
+
+    Raises:
+        InputError: Naming the first id that the data set does not have.
+    """
+    for key, ids, known in (
+        ("image_id", results.image_ids, index.image_ids),
+        ("category_id", results.category_ids, index.category_ids),
+    ):
+        strange = ~np.isin(ids, known)
+        if strange.any():
+            number = int(strange.argmax())
+            raise InputError(f"the results' detection {number}: {key} {ids[number]} is not in {index.path}")
+
+
 Where = Callable[[int], str]
 
 

@@ -135,6 +135,8 @@ def test_numbers_are_those_of_the_whole_evaluator(seed, streets, evaluated, tmp_
             rows.append({**found(label, 0.6, slice(0), image_id=image_id), "segmentation": json_rle(instance)})
     scores = evaluated(rows, out=tmp_path / "out")
     assert 0 < scores.metrics["AP"] < 1
+    later_first = sorted(rows, key=lambda row: -row["image_id"])
+    assert evaluated(later_first).metrics == scores.metrics
 
     evaluator = _evaluator()
     args = type(evaluator.args)()

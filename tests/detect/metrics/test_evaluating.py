@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -127,6 +128,24 @@ class TestEval:
         rows[3]["image_id"] = 4711
         results.write_text(json.dumps(rows))
         assert_one_line(run("eval", *files), "detection 3: image_id 4711 is not in")
+
+
+def test_results_of_another_data_set(random_case, save, load):
+    truth, results = random_case(0)
+    index = save(truth)
+    found = load(results, index)
+    assert evaluate_results(found, index, ["bbox"])[0].main > 0
+    wrong = replace(found, image_ids=found.image_ids + 1)
+    with pytest.raises(InputError, match=r"the results' detection \d+: image_id 35 is not in .*truth\.json$"):
+        evaluate_results(wrong, index)
+    with pytest.raises(InputError, match="detection 0: category_id"):
+        evaluate_results(replace(found, category_ids=found.category_ids * 0), index)
+
+
+def test_a_folder_to_keep_files_in_that_cannot_be_written(streets_files, run, tmp_path):
+    (tmp_path / "file").write_text("")
+    done = run("eval", *streets_files, "--eval", "cityscapes", "--cityscapes-out", tmp_path / "file" / "out")
+    assert_one_line(done, "cannot be written")
 
 
 def test_the_function_refuses_other_kinds(files):
@@ -254,24 +273,32 @@ def perfect(annotations: Path) -> list[dict]:
     return [{**{key: row[key] for key in keys}, "score": 0.5} for row in rows if not row["iscrowd"]]
 
 
-def test_cityscapes_from_the_layout_to_the_table(tmp_path, run):
-    name = "aachen_000000_000019"
+NAME = "aachen_000000_000019"
+
+
+@pytest.fixture
+def streets_files(tmp_path) -> tuple[Path, Path]:
+    """Results and their data set, of one image in the layout of Cityscapes."""
     ids = np.full((40, 60), 7, np.uint16)
     ids[10:30, 10:40] = 26000
     pictures = {"leftImg8bit": np.zeros((40, 60, 3), np.uint8), "gtFine_instanceIds": ids}
     for ending, picture in pictures.items():
-        path = tmp_path / ending.partition("_")[0] / "val" / "aachen" / f"{name}_{ending}.png"
+        path = tmp_path / ending.partition("_")[0] / "val" / "aachen" / f"{NAME}_{ending}.png"
         path.parent.mkdir(parents=True)
         assert cv2.imwrite(str(path), picture)
     convert_cityscapes(tmp_path, nproc=1)
     annotations = tmp_path / "annotations" / "instancesonly_filtered_gtFine_val.json"
     results = tmp_path / "results.json"
     results.write_text(json.dumps(perfect(annotations)))
-    words = ("eval", results, annotations, "--eval", "cityscapes")
+    return results, annotations
+
+
+def test_cityscapes_from_the_layout_to_the_table(streets_files, tmp_path, run):
+    words = ("eval", *streets_files, "--eval", "cityscapes")
     done = run(*words, "--cityscapes-out", tmp_path / "kept")
     assert done.exit_code == 0, done.output
     assert done.stdout.splitlines()[-2].split()[1::2] == ["100.0", "100.0"]
-    assert (tmp_path / "kept" / f"{name}_leftImg8bit.txt").read_text() == "masks/0/0.png 26 0.5\n"
+    assert (tmp_path / "kept" / f"{NAME}_leftImg8bit.txt").read_text() == "masks/0/0.png 26 0.5\n"
     (tmp_path / "gtFine").rename(tmp_path / "labels")
     assert_one_line(run(*words), "gtFine: is no folder", "cityscapes_gt")
     assert run(*words, "--cityscapes-gt", tmp_path / "labels").exit_code == 0
