@@ -9,10 +9,10 @@ from collections.abc import Sequence
 from typing import Literal
 
 from torch import Tensor, nn
-from torchvision.models.resnet import BasicBlock, Bottleneck
 
 from detect.models.arguments import Count
 from detect.models.backbone_parts import check_stages, hold_in_evaluation, load_backbone
+from detect.models.conv_norm import BasicBlock, Bottleneck
 from detect.models.layers import kaiming_init
 from detect.registry import MODELS
 from dpipe.errors import InputError
