@@ -95,12 +95,55 @@ class TestReport:
             ("optimizer.momentum=1", "optimizer.momentum: expected a value less than 1, got 1"),
             ("optimizer={_delete_: true, type: SGD}", "optimizer: the key 'lr' is missing"),
             ("schedule.warmup_iter=5", "schedule.warmup_iter: unknown key; did you mean 'warmup_iters'?"),
+            ("optimizer=3", "optimizer: expected a mapping, got 3"),
+            ("optimizer.type=[SGD]", "optimizer.type: expected 'SGD' or 'AdamW', got [\"SGD\"]"),
+            (
+                "optimizer={_delete_: true, type: AdamW, lr: 1, momentum: 0.9}",
+                "optimizer.momentum: a key of SGD, not of AdamW; `_delete_: true` in optimizer drops what it inherits",
+            ),
+            (
+                "optimizer={_delete_: true, type: AdamW, lr: 1, betas: [0.9, 1]}",
+                "optimizer.betas.1: expected a value less than 1, got 1",
+            ),
+            (
+                "optimizer={_delete_: true, lr: 1, momentum: 0, nesterov: true}",
+                "optimizer.nesterov: needs optimizer.momentum above 0, got true",
+            ),
+            (
+                "optimizer={_delete_: true, lr: 1, auto_scale_lr: true}",
+                "optimizer.auto_scale_lr: needs optimizer.base_batch_size to be set, got true",
+            ),
+            ("optimizer.groups=[3]", "optimizer.groups.0: expected a mapping, got 3"),
+            ("optimizer.groups=[{lr_mult: 2}]", "optimizer.groups.0: the key 'pattern' is missing"),
+            (
+                "optimizer.groups=[{pattern: a, lr_mul: 2}]",
+                "optimizer.groups.0.lr_mul: unknown key; did you mean 'lr_mult'",
+            ),
+            (
+                "optimizer.groups=[{pattern: a, lr_mult: -1}]",
+                "optimizer.groups.0.lr_mult: expected a value greater than",
+            ),
+            (
+                "optimizer.groups=[{pattern: '('}]",
+                "optimizer.groups.0.pattern: expected a regular expression (missing )",
+            ),
+            (
+                "schedule.type=cosin",
+                "schedule.type: expected 'multi_step' or 'step' or 'cosine' or 'none', got \"cosin\"",
+            ),
+            ("schedule.by=epochs", "schedule.by: expected 'epoch' or 'iteration', got \"epochs\""),
+            (
+                "schedule={_delete_: true, type: cosine, gamma: 0.1}",
+                "schedule.gamma: a key of multi_step and step, not of cosine; `_delete_: true` in schedule drops",
+            ),
+            ("schedule={_delete_: true, type: step}", "schedule: the key 'step_size' is missing"),
+            ("train.accumulate=0", "train.accumulate: expected a value greater than or equal to 1, got 0"),
             ("train=3", "train: expected a mapping, got 3"),
             ("train.precision=fp16", "train.precision: expected '32-true'"),
             ("model=null", "model: expected a mapping, got null"),
             ("model={_delete_: true}", "model: expected a part, a mapping with `type`, got {}"),
             ("model.type=ThreeStageDetector", "model.type: unknown model part"),
-            ("model.neck=null", "model.neck: expected a part (Module): a mapping with `type`, got null"),
+            ("model.backbone=null", "model.backbone: expected a part (Module): a mapping with `type`, got null"),
             ("model.rpn_head.ratios=0.5", "model.rpn_head.ratios: expected a list"),
             (
                 "model.rpn_head.sampler={_delete_: true, type: MaxIoUAssigner, pos_iou_thr: 1, neg_iou_thr: 1}",
@@ -154,6 +197,20 @@ class TestLoading:
         assert again.to_yaml() == config.to_yaml()
         assert "_base_" not in config.to_yaml()
         assert "${" not in config.to_yaml()
+
+    def test_what_is_printed_of_other_optimizers_loads_to_the_same(self, tmp_path: Path) -> None:
+        adamw = "optimizer={_delete_: true, type: AdamW, lr: 1, betas: [0.5, 0.6], groups: [{pattern: '\\.bias$'}]}"
+        for schedule in (
+            "type: cosine, min_ratio: 0.5",
+            "type: step, step_size: 3",
+            "type: none, warmup: constant",
+            "",
+        ):
+            config = load_config(DEMO, [adamw, f"schedule={{_delete_: true, {schedule}}}"])
+            path = tmp_path / "resolved.yaml"
+            path.write_text(config.to_yaml())
+            assert load_config(path).model_dump() == config.model_dump()
+        assert config.schedule.type == "multi_step"  # where a recipe says none
 
     def test_the_root_moves_all_paths(self) -> None:
         data = load_config(CASCADE, ["data.root=/somewhere"]).data
