@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import dataclass
 
 import pytest
 from typer.testing import CliRunner
@@ -118,6 +119,56 @@ def test_describe_knows_parts_of_ones_own(tmp_path, monkeypatch):
     assert part.source == f"{tmp_path / 'described_parts.py'}:5"
 
 
+LIMITED_PART = '''
+from dataclasses import dataclass
+from typing import Annotated
+
+from pydantic import Field
+
+
+@dataclass
+class Limited:
+    """Has limits.
+
+    Attributes:
+        share: How much.
+        names: Which.
+    """
+
+    share: Annotated[float, Field(ge=0, lt=1)]
+    names: Annotated[tuple[str, ...], Field(min_length=2)] = ("a", "b")
+
+
+class Open:
+    """Takes anything.
+
+    Args:
+        options: What else.
+    """
+
+    def __init__(self, **options: int) -> None:
+        pass
+'''
+
+
+def test_describe_knows_limits_dataclasses_and_open_constructors(tmp_path, monkeypatch):
+    (tmp_path / "limited_parts.py").write_text(LIMITED_PART)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    share, names = describe_part("limited_parts.Limited").arguments
+    assert (share.expected, share.default, share.text) == ("a number, at least 0, below 1", "required", "How much.")
+    assert names.expected.endswith(", of at least 2")
+    assert (names.default, names.text) == ('["a", "b"]', "Which.")
+    (options,) = describe_part("limited_parts.Open").arguments
+    assert (options.name, options.default, options.text) == ("options", "any others", "What else.")
+
+
+def test_kinds_are_listed_from_the_whole_to_its_parts():
+    kinds = list(dict.fromkeys(entry.kind for entry in entries()))
+    assert kinds[:4] == ["detector", "backbone", "neck", "dense head"]
+    assert kinds[-2:] == ["transform", "recipe"]
+
+
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
@@ -176,6 +227,10 @@ def test_docstrings_of_constructors_and_of_classes_without_any():
     class Bare:
         pass
 
+    @dataclass
+    class Fields:
+        a: int
+
     told = parse_docstring(Told)
     assert (told.summary, told.text, told.arguments) == ("Told.", "More of it.", {"a": "What it is."})
-    assert parse_docstring(Bare).summary == ""
+    assert parse_docstring(Bare).summary == parse_docstring(Fields).summary == ""

@@ -60,6 +60,14 @@ def test_summary_of_a_whole_model(parity):
     assert [row.name.count(".") for row in told.rows if row.name.count(".") > 1] == []
 
 
+def test_modules_of_ten_and_more_are_counted_apart():
+    told = summarize(load_config("faster_rcnn_mobilenetv3_voc"), size=(64, 96), depth=3)
+    flops = {row.name: row.flops for row in told.rows}
+    blocks = [count for name, count in flops.items() if name.startswith("backbone.features.")]
+    assert len(blocks) == 17
+    assert sum(blocks) == flops["backbone.features"] == flops["backbone"]
+
+
 @pytest.mark.parametrize("name", sorted(shipped_recipes()))
 def test_shipped_recipes_have_a_summary(name, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
