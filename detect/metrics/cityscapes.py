@@ -34,7 +34,6 @@ if TYPE_CHECKING:
 IMAGE_ENDING = "_leftImg8bit"
 TRUTH_ENDING = "_gtFine_instanceIds.png"
 FAST_PNG = [cv2.IMWRITE_PNG_COMPRESSION, 1]
-THREADS = 8
 
 
 def evaluate_cityscapes(
@@ -84,7 +83,7 @@ def evaluate_cityscapes(
                     shutil.rmtree(_masks_of(folder, index, image), ignore_errors=True)
             return str(files[image]), found
 
-        with ThreadPoolExecutor(THREADS) as pool:
+        with ThreadPoolExecutor() as pool:
             matches = dict(pool.map(matched, chosen))
     aps = np.array(
         [[_average_precision(matches, label, iou, args) for iou in args.overlaps] for label in args.instLabels]
