@@ -198,7 +198,7 @@ class RPNHead(nn.Module):
         if self.allowed_border >= 0:
             limits = on_device([width + self.allowed_border, height + self.allowed_border], anchors)
             usable &= (anchors[:, :2] >= -self.allowed_border).all(1) & (anchors[:, 2:] < limits).all(1)
-        candidates = usable.nonzero().squeeze(1)
+        candidates = usable.nonzero().squeeze(1)  # waits for the device: how many there are is a shape from here on
         return candidates, self.assigner.assign(anchors[candidates], target.boxes, target.ignore_boxes)
 
     def _loss(self, outputs: RPNOutputs, grids: Sequence[Tensor], targets: Sequence[Target]) -> dict[str, Tensor]:
@@ -247,7 +247,7 @@ class RPNHead(nn.Module):
 
         proposals = []
         for image_boxes, image_scores, image_large in zip(boxes, scores, large, strict=True):
-            candidates = image_large.nonzero().squeeze(1)
+            candidates = image_large.nonzero().squeeze(1)  # waits for the device, as the suppression does
             image_boxes, image_scores = image_boxes[candidates], image_scores[candidates]
             kept = group_nms(image_boxes, image_scores, levels[candidates], self.nms_iou, max_per_img)
             proposals.append((image_boxes[kept], image_scores[kept]))

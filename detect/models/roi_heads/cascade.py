@@ -190,5 +190,5 @@ def _without_ground_truths(rois: Tensor, samples: Sequence[Samples]) -> list[Ten
     for sample, boxes in zip(samples, rois[:, 1:].split([len(s.boxes) for s in samples]), strict=True):
         keep = torch.ones(len(boxes), dtype=torch.bool, device=boxes.device)
         keep[: sample.num_positives] = ~sample.is_gt
-        proposals.append(boxes[keep])
+        proposals.append(boxes[keep])  # waits for the device: how many are left is a shape from here on
     return proposals

@@ -30,7 +30,8 @@ def masked_positives(samples: Sequence[Samples], targets: Sequence[Target]) -> l
     """
     chosen = []
     for sample, target in zip(samples, targets, strict=True):
-        known = target.has_mask[sample.gt_indices]
+        # How many have a mask decides the shapes of what follows: the host waits for that once, not for each field.
+        known = target.has_mask[sample.gt_indices].nonzero().squeeze(1)
         chosen.append(
             Samples(
                 boxes=sample.positive_boxes[known],
