@@ -182,6 +182,24 @@ def test_images_of_any_size_fill_their_panel(size, sides, make_target):
     assert (bright[:, PANEL_WIDTH // 2].argmin(), bright[sides[0] * 3 // 4].sum()) == sides
 
 
+def test_images_of_different_sizes_have_anchors_of_their_own(shapes, tmp_path):
+    image = cv2.imread(str(shapes.images[1]))
+    cv2.imwrite(str(shapes.images[1]), np.ascontiguousarray(image.transpose(1, 0, 2)))
+
+    def turn(content):
+        row = content["images"][1]
+        row["width"], row["height"] = row["height"], row["width"]
+        for annotation in content["annotations"]:
+            if annotation["image_id"] == row["id"]:
+                x, y, width, height = annotation["bbox"]
+                annotation.update(bbox=[y, x, height, width], segmentation=[])
+
+    shapes.edit("train.json", turn)
+    together = draw_anchors(shapes.config(), shapes.images[:2], tmp_path / "together")
+    alone = [draw_anchors(shapes.config(), [image], tmp_path / image.stem)[0] for image in shapes.images[:2]]
+    assert together == alone
+
+
 def test_pictures_are_the_same_each_time(shapes, tmp_path):
     counts = draw_anchors(shapes.config(), shapes.images[:1], tmp_path / "a", annotations=shapes.root / "train.json")
     torch.rand(5)
