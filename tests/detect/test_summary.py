@@ -91,6 +91,9 @@ def test_classes_are_the_datas(shapes):
     assert told.classes_from == f"of {shapes.root / 'train.json'}"
     assert len(told.rows) == 1
     assert told.rows[0].parameters == sum(w.numel() for w in build_model(shapes.config(), 2).parameters())
+    told = summarize(shapes.config("data.classes=[disc]"), depth=2)
+    assert (told.num_classes, told.classes_from) == (1, "named by the recipe")
+    assert all(row.parameters or row.flops for row in told.rows)
 
 
 @pytest.mark.parametrize("content", ["{", "[]", '{"images": []}', '{"categories": 3}'])
