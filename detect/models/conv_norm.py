@@ -8,7 +8,7 @@ that, is a fifth of what a ResNet of 50 layers holds between forward and backwar
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -31,7 +31,7 @@ def conv_norm(x: Tensor, conv: nn.Conv2d, norm: nn.Module) -> Tensor:
         and not torch.compiler.is_compiling()
     ):
         return norm(conv(x))
-    deviations = (norm.running_var + norm.eps).sqrt()  # type: ignore[operator]
+    deviations = torch.sqrt(cast(Tensor, norm.running_var) + norm.eps)
     how = (list(conv.stride), list(conv.padding), list(conv.dilation), conv.groups)
     return _ConvNorm.apply(x, conv.weight, norm.weight, norm.bias, norm.running_mean, deviations, how)
 
@@ -80,7 +80,7 @@ class _ConvNorm(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         """The gradients that are asked for."""
         x, kernels, weight, mean, deviations = ctx.saved_tensors
         needs_x, needs_kernels, needs_weight, needs_bias = ctx.needs_input_grad[:4]

@@ -167,7 +167,7 @@ class _Products(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         """The transposed products, added up in the order of the RoIs."""
         rows, columns, levels, images, shapes = ctx.arguments
         grad = grad.permute(0, 2, 3, 1).contiguous()  # R, S, S, C
