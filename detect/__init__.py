@@ -1,8 +1,8 @@
 """A compact trainer for Cascade Mask R-CNN, Faster R-CNN and their family, from short YAML recipes.
 
-Each command has a function of its name: ``load_config``, ``train``, ``evaluate``, ``predict``; and ``evaluate_results``
-scores what was predicted before. Parts of one's own are registered with ``MODELS.register``; ``weighted_loss`` makes a
-loss of a function.
+Each command has a function of its name: ``load_config``, ``train``, ``evaluate``, ``predict``; ``evaluate_results``
+scores what was predicted before, and ``load`` gives a model that finds objects in a program or notebook. Parts of one's
+own are registered with ``MODELS.register``; ``weighted_loss`` makes a loss of a function.
 """
 
 from __future__ import annotations
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from detect.models.detections import Detections
     from detect.models.losses import weighted_loss
     from detect.prediction import predict
+    from detect.predictions import Predictions
+    from detect.predictor import Predictor, load
     from detect.registry import MODELS
     from detect.trained import Trained, load_trained
     from detect.training import train
@@ -30,6 +32,8 @@ _HOMES = {
     "Config": "detect.config",
     "Detections": "detect.models.detections",
     "Options": "detect.metrics.scores",
+    "Predictions": "detect.predictions",
+    "Predictor": "detect.predictor",
     "Results": "detect.metrics.results",
     "Scores": "detect.metrics.scores",
     "Trained": "detect.trained",
@@ -38,6 +42,7 @@ _HOMES = {
     "build_model": "detect.config",
     "evaluate": "detect.evaluation",
     "evaluate_results": "detect.metrics.evaluating",
+    "load": "detect.predictor",
     "load_config": "detect.config",
     "load_trained": "detect.trained",
     "predict": "detect.prediction",
@@ -50,6 +55,8 @@ __all__ = [
     "Config",
     "Detections",
     "Options",
+    "Predictions",
+    "Predictor",
     "Results",
     "Scores",
     "Trained",
@@ -58,6 +65,7 @@ __all__ = [
     "build_model",
     "evaluate",
     "evaluate_results",
+    "load",
     "load_config",
     "load_trained",
     "predict",

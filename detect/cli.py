@@ -12,22 +12,20 @@ import typer
 from detect.commands.draw_anchors import draw_anchors
 from detect.commands.evaluation import EVAL_WORDS, KIND_WORDS, evaluate_file, evaluate_model
 from detect.commands.listing import describe, list_parts
+from detect.commands.predict import SAVE_WORDS, predict
 from detect.commands.summary import summary
 from detect.options import (
     AcceleratorName,
     AcceleratorOption,
-    CheckpointArgument,
     ConfigArgument,
     DebugOption,
     DevicesOption,
     OverridesArgument,
     accelerator_of,
-    plain_console,
 )
-from dpipe.cli_common import VersionOption, finite
+from dpipe.cli_common import VersionOption
 from dpipe.cli_errors import OneLineUsageGroup, one_line_errors
 from dpipe.cli_options import several_values
-from dpipe.errors import InputError
 
 app = typer.Typer(
     cls=OneLineUsageGroup,
@@ -82,41 +80,7 @@ app.command("test", cls=several_values(KIND_WORDS))(evaluate_model)
 app.command("eval", cls=several_values(EVAL_WORDS))(evaluate_file)
 
 
-@app.command("predict")
-def predict_command(
-    config: ConfigArgument,
-    checkpoint: CheckpointArgument,
-    images: Annotated[
-        list[str],
-        typer.Argument(metavar="IMAGE", help="Image files; KEY=VALUE, where no file has that name, sets the recipe's"),
-    ],
-    output: Annotated[
-        Path, typer.Option("--output", "-o", metavar="DIR", help="Gets the pictures, predictions.json and images.json")
-    ],
-    score_thr: Annotated[
-        float,
-        typer.Option(min=0, max=1, callback=finite, help="Lowest score that is drawn; predictions.json holds all"),
-    ] = 0.3,
-    accelerator: AcceleratorOption = AcceleratorName.auto,
-    debug: DebugOption = False,
-) -> None:
-    """Find objects in images: pictures with boxes, masks, names and scores, and COCO results."""
-    with one_line_errors(debug):
-        from detect.config import load_config
-        from detect.prediction import predict
-
-        overrides = [word for word in images if "=" in word and not Path(word).exists()]
-        if len(overrides) == len(images):
-            raise InputError("no image was given, only values of the recipe")
-        predict(
-            load_config(config, overrides),
-            checkpoint,
-            [word for word in images if word not in overrides],
-            output,
-            score_thr=score_thr,
-            accelerator=accelerator_of(accelerator),
-            console=plain_console(),
-        )
+app.command("predict", cls=several_values(SAVE_WORDS))(predict)
 
 
 @app.command("config")

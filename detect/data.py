@@ -8,12 +8,15 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from detect.config import Config, build_augment
+from dpipe.backends.base import share_of_cores
 from dpipe.coco import CocoIndex
 from dpipe.errors import InputError
 from dpipe.loader import DetectionLoader
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
+
+    from dpipe.policy import Augment
 
 MOST_SAMPLES = 10**9
 """Samples of an epoch; their order alone is 8 GB then."""
@@ -72,13 +75,26 @@ def train_loader(config: Config, index: CocoIndex, fabric: Fabric) -> DetectionL
     )
 
 
-def val_loader(config: Config, index: CocoIndex, fabric: Fabric) -> DetectionLoader:
-    """This process's share of the validation set: every image once over all processes."""
+def val_loader(
+    config: Config, index: CocoIndex, fabric: Fabric, augment: Augment | None = None, beside: int = 0
+) -> DetectionLoader:
+    """This process's share of the validation set: every image once over all processes.
+
+    Args:
+        config: The recipe.
+        index: The annotations.
+        fabric: Tells device and processes.
+        augment: One of several views of the images; the recipe's ``test_transforms`` where not given.
+        beside: How many other loaders are read at the same time, and share the threads.
+    """
     data = config.data
+    threads = data.threads
+    if beside:
+        threads = max(1, (threads or share_of_cores(fabric.world_size)) // (1 + beside))
     return DetectionLoader(
         index,
         data.val.images,
-        augment=build_augment(config, train=False),
+        augment=augment or build_augment(config, train=False),
         batch_size=data.batch_size,
         backend=data.backend,
         device=str(fabric.device),
@@ -87,7 +103,7 @@ def val_loader(config: Config, index: CocoIndex, fabric: Fabric) -> DetectionLoa
         world_size=fabric.world_size,
         group_by_aspect=False,
         pad_last=False,
-        threads=data.threads,
+        threads=threads,
         prefetch=data.prefetch,
         on_bad_sample=data.on_bad_sample,
     )

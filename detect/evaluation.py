@@ -21,6 +21,7 @@ from detect.metrics.results import Results
 from detect.metrics.scores import Kind, Scores
 from detect.together import failing_together
 from detect.trained import load_trained
+from detect.views import build_views, check_mergeable, detect_in_views
 from dpipe.files import check_writable, write_whole
 
 if TYPE_CHECKING:
@@ -35,6 +36,7 @@ def evaluate(
     kinds: Sequence[Kind] = (),
     *,
     out: str | Path | None = None,
+    tta: bool = False,
     devices: int = 1,
     accelerator: Accelerator = "auto",
     console: Console | None = None,
@@ -47,6 +49,7 @@ def evaluate(
         kinds: What is evaluated; by default what the recipe's ``evaluation.kinds`` says, else ``proposal`` for a model
             that only proposes, else ``bbox``, and ``segm`` where the model and the data set have masks.
         out: Gets the detections in COCO's results format.
+        tta: Whether each image is looked at several times and the results merged, as ``evaluation.tta`` says.
         devices: GPUs, or processes on the CPU.
         accelerator: ``auto`` takes GPUs where there are any.
         console: Gets notes, and a progress bar if it is a terminal.
@@ -72,14 +75,18 @@ def evaluate(
     check_kinds(kinds, index, options)
     trained = load_trained(config, checkpoint, index.class_names, say)
     check_kinds(kinds, index, options, **abilities(trained.model))
+    views = build_views(config, tta)
+    if len(views) > 1:
+        check_mergeable(trained.model)
     fabric.launch()
     with failing_together(fabric):
         model = fabric.to_device(trained.model)
         category_ids = index.category_ids.tolist()
-        loader = val_loader(config, index, fabric)
+        # Each reads the images in the same order and skips the same ones.
+        loaders = [val_loader(config, index, fabric, view, len(views) - 1) for view in views]
         with image_progress(len(index), console, fabric.is_global_zero) as on_images:
-            results = collect_results(model, loader, category_ids, fabric, on_images)
-        skipped = skipped_anywhere(loader, fabric)
+            results = collect_results(model, zip(*loaders, strict=True), category_ids, fabric, on_images)
+        skipped = skipped_anywhere(loaders[0], fabric)
     if not fabric.is_global_zero:
         return []
     if out is not None:
@@ -113,7 +120,7 @@ def without_note(skipped: Mapping[str, str]) -> str:
 
 def collect_results(
     model: nn.Module,
-    batches: Iterable[Batch],
+    batches: Iterable[Batch | tuple[Batch, ...]],
     category_ids: Sequence[int],
     fabric: Fabric,
     on_images: Callable[[int], None] = lambda count: None,
@@ -122,7 +129,7 @@ def collect_results(
 
     Args:
         model: In evaluation mode, on the device; not wrapped for distributed training, as shares can be unequally long.
-        batches: This process's batches.
+        batches: This process's batches, or several views of each, whose detections are merged.
         category_ids: The JSON's id of each label.
         fabric: Tells device, precision and processes.
         on_images: Called after each batch with its number of images.
@@ -133,12 +140,12 @@ def collect_results(
     parts: list[Results] = []
     with torch.inference_mode():
         for batch in batches:
-            batch = batch.to(fabric.device)
+            views = [view.to(fabric.device) for view in (batch if isinstance(batch, tuple) else (batch,))]
             with fabric.autocast():
-                detections = model(batch.images, batch.targets)
-            for target, found in zip(batch.targets, detections, strict=True):
+                detections = detect_in_views(model, [(view.images, view.targets) for view in views])
+            for target, found in zip(views[0].targets, detections, strict=True):
                 parts.append(Results.of_image(found, int(target.image_id), category_ids))
-            on_images(len(batch.targets))
+            on_images(len(detections))
     results = Results.concatenate(parts)
     if fabric.world_size > 1:
         shares: list[Any] | None = [None] * fabric.world_size if fabric.is_global_zero else None

@@ -33,6 +33,9 @@ CheckpointArgument = Annotated[
         metavar="CHECKPOINT", help="A .safetensors or .pth file, its URL, a checkpoint's folder, or a work directory"
     ),
 ]
+TtaOption = Annotated[
+    bool, typer.Option("--tta", help="Look at each image several times and merge, as the recipe's evaluation.tta says")
+]
 DevicesOption = Annotated[int, typer.Option(min=1, help="Number of GPUs, or of processes on the CPU")]
 AcceleratorOption = Annotated[
     AcceleratorName, typer.Option(help="What to compute on; auto takes GPUs if there are any")

@@ -18,6 +18,7 @@ from detect.options import (
     DebugOption,
     DevicesOption,
     OverridesArgument,
+    TtaOption,
     accelerator_of,
     plain_console,
 )
@@ -79,6 +80,7 @@ def evaluate_model(
     out: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Write the detections there, as COCO results JSON")
     ] = None,
+    tta: TtaOption = False,
     devices: DevicesOption = 1,
     accelerator: AcceleratorOption = AcceleratorName.auto,
     debug: DebugOption = False,
@@ -94,6 +96,7 @@ def evaluate_model(
             checkpoint,
             _kinds(kinds),
             out=out,
+            tta=tta,
             devices=devices,
             accelerator=accelerator_of(accelerator),
             console=console,

@@ -77,17 +77,27 @@ def to_original(boxes: Tensor, target: Target) -> Tensor:
 
     Args:
         boxes: (n, 4) in pixels of the network's input.
-        target: Its matrix, from the original to the input, is read.
+        target: Its matrix, from the original to the input, is read: a resize, possibly mirrored.
 
     Raises:
-        InputError: If the matrix turns, shears or mirrors: masks and boxes can then not be brought back.
+        InputError: If the matrix turns or shears: masks and boxes can then not be brought back.
     """
     (scale_x, shear_x, shift_x), (shear_y, scale_y, shift_y) = target.matrix.tolist()
-    if shear_x != 0 or shear_y != 0 or scale_x <= 0 or scale_y <= 0:
+    if shear_x != 0 or shear_y != 0:
         raise InputError(
-            f"image {target.file_name!r}: predictions can be brought back only from a resized image, "
-            "but the test transforms also turn, shear or mirror it"
+            f"image {target.file_name!r}: predictions can be brought back only from a resized or mirrored image, "
+            "but the test transforms also turn or shear it"
         )
     shifts = on_device([shift_x, shift_y] * 2, boxes)
     scales = on_device([scale_x, scale_y] * 2, boxes)
-    return (boxes - shifts) / scales
+    original = (boxes - shifts) / scales
+    if scale_x < 0:  # left and right have changed places
+        original = torch.stack([original[:, 2], original[:, 1], original[:, 0], original[:, 3]], dim=1)
+    if scale_y < 0:
+        original = torch.stack([original[:, 0], original[:, 3], original[:, 2], original[:, 1]], dim=1)
+    return original
+
+
+def mirrored_axes(target: Target) -> list[int]:
+    """Along which of the last two axes of a grid (-2 for y, -1 for x) the network's input is mirrored."""
+    return [axis for axis, scale in ((-2, target.matrix[1, 1]), (-1, target.matrix[0, 0])) if scale < 0]

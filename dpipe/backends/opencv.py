@@ -134,16 +134,30 @@ class OpenCVBackend:
             if self.on_bad_sample == "skip":
                 self._quarantine[plan.image] = error.reason
             raise
-        height, width = plan.size
-        out[height:] = 0
-        out[:height, width:] = 0
         try:
-            self._finish(pixels, plan, out[:height, :width], scratch)
+            self.finish(pixels, plan, out, scratch)
         except InputError as error:  # of a recipe's step that does not suit this image
             raise InputError(f"{path} (sample {plan.sample}): {error}") from error
 
-    def _finish(self, pixels: np.ndarray, plan: SamplePlan, out: np.ndarray, scratch: Scratch) -> None:
-        """Takes a decoded image through its plan, into ``out``, (h, w, 3)."""
+    def finish(self, pixels: np.ndarray, plan: SamplePlan, out: np.ndarray, scratch: Scratch) -> None:
+        """Takes a decoded image through its plan: what a stream does to each, for images that are no files.
+
+        Args:
+            pixels: (h, w, 3) uint8 RGB of ``plan.source_size``.
+            plan: Its geometry and its operations on colours.
+            out: (H, W, 3), at least of ``plan.size``, of the backend's ``dtype``; what is beyond that size becomes 0.
+            scratch: For what is made on the way.
+
+        Raises:
+            InputError: For an operation that does not suit the image.
+        """
+        height, width = plan.size
+        out[height:] = 0
+        out[:height, width:] = 0
+        self._fill_place(pixels, plan, out[:height, :width], scratch)
+
+    def _fill_place(self, pixels: np.ndarray, plan: SamplePlan, out: np.ndarray, scratch: Scratch) -> None:
+        """Resampled, coloured and normalised, into ``out``, (h, w, 3)."""
         if self.table is None and not plan.photometric:
             resample(pixels, plan, out, scratch)
             return

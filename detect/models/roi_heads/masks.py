@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from detect.models.assign import Samples
 from detect.models.boxes import boxes_to_rois
-from detect.models.detections import Detections, to_original
+from detect.models.detections import Detections, mirrored_axes, to_original
 from detect.models.interfaces import MaskHead
 from detect.models.masks import encode_masks, mask_targets
 
@@ -146,5 +146,8 @@ def with_masks(
     results = []
     for found, masks, target in zip(detections, probabilities, targets, strict=True):
         boxes = to_original(found.boxes, target)
+        axes = mirrored_axes(target)
+        if axes:
+            masks = masks.flip(axes)
         results.append(replace(found, boxes=boxes, masks=encode_masks(masks, boxes, target.original_size, threshold)))
     return results
