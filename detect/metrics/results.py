@@ -62,12 +62,17 @@ class Results:
 
     @classmethod
     def concatenate(cls, parts: Sequence[Results]) -> Results:
-        """All detections of several parts, ordered by image id; within an image they stay in order."""
+        """All detections of several parts, ordered by image id; within an image they stay in order.
+
+        They have masks if all detections do; without any detection, if a part says so by an empty list.
+        """
+        have_masks = any(part.masks is not None for part in parts)
+        have_masks &= not any(part.masks is None and len(part) for part in parts)
         parts = [EMPTY, *parts]
         image_ids = np.concatenate([part.image_ids for part in parts])
         order = np.argsort(image_ids, kind="stable")
         masks: list[RunLengths] | None = None
-        if len(parts) > 1 and all(part.masks is not None for part in parts[1:]):
+        if have_masks:
             flat = [mask for part in parts for mask in part.masks or ()]
             masks = [flat[place] for place in order.tolist()]
         return cls(
@@ -134,14 +139,7 @@ def read_results(path: str | Path, index: CocoIndex) -> Results:
     category_ids = _ids(rows, "category_id", index.category_ids, where, index)
     scores = _numbers(rows, "score", 1, where)[:, 0]
     masks = _masks(rows, image_ids, where, index)
-    if masks is not None and rows and "bbox" not in rows[0]:
-        boxes = np.asarray(coco_mask.toBbox(masks), np.float64).reshape(-1, 4)
-    else:
-        boxes = _numbers(rows, "bbox", 4, where)
-        if (boxes[:, 2:] < 0).any():
-            number = int((boxes[:, 2:] < 0).any(axis=1).argmax())
-            box = shorten(rows[number]["bbox"])
-            raise InputError(f"{where(number)}: bbox {box} has a negative side; expected x, y, width, height")
+    boxes = _boxes(rows, masks, where)
     return Results(image_ids, category_ids, boxes, scores, masks)
 
 
@@ -199,6 +197,22 @@ def _numbers(rows: Sequence[Mapping[str, Any]], key: str, width: int, where: Whe
         number = int(wrong.argmax())
         raise InputError(f"{where(number)}: {key} {shorten(values[number])} is not finite")
     return array
+
+
+def _boxes(rows: Sequence[Mapping[str, Any]], masks: Sequence[RunLengths] | None, where: Where) -> NDArray[np.float64]:
+    """(D, 4) boxes; those that are missing are those of the masks."""
+    if masks is not None:
+        bare = [number for number, row in enumerate(rows) if "bbox" not in row]
+        rows = list(rows)
+        for number, box in zip(bare, coco_mask.toBbox([masks[number] for number in bare]), strict=True):
+            rows[number] = {"bbox": box.tolist()}
+    boxes = _numbers(rows, "bbox", 4, where)
+    negative = (boxes[:, 2:] < 0).any(axis=1)
+    if negative.any():
+        number = int(negative.argmax())
+        box = shorten(rows[number]["bbox"])
+        raise InputError(f"{where(number)}: bbox {box} has a negative side; expected x, y, width, height")
+    return boxes
 
 
 def _masks(

@@ -70,6 +70,10 @@ def test_parts_are_ordered_by_image(masks):
     )
     assert with_masks.masks == [rle(masks[1]), rle(masks[0])]
     assert Results.concatenate([part(3, [], [])]).masks == []
+    # A part of no detection, such as that of a process that had no image, takes nobody's masks away.
+    assert Results.concatenate([with_masks, Results.concatenate([])]).masks == with_masks.masks
+    assert Results.concatenate([part(3, [], []), Results.concatenate([])]).masks == []
+    assert Results.concatenate([with_masks, part(9, [0.5])]).masks is None
     assert len(Results.concatenate([])) == 0
 
 
@@ -88,6 +92,14 @@ def test_a_file_is_read_as_it_was_written(masks, index, tmp_path):
     results = read_results(path, index)
     assert results.boxes.tolist() == [[2, 1, 3, 2], [0, 4, 8, 2]]
     assert results.masks == [rle(masks[0]), rle(masks[1])]
+    # Where some have boxes of their own, these count.
+    for number, own in ((0, [5, 0, 1, 1.5]), (1, [0, 0, 2, 2])):
+        some = [dict(row) for row in rows]
+        some[number]["bbox"] = own
+        path.write_text(json.dumps(some))
+        boxes = read_results(path, index).boxes.tolist()
+        assert boxes[number] == own
+        assert boxes[1 - number] == results.boxes[1 - number].tolist()
 
 
 GOOD = {"image_id": 7, "category_id": 13, "bbox": [1, 2, 3, 4], "score": 0.5}
