@@ -17,7 +17,8 @@ from pydantic import Field, PrivateAttr, ValidationError
 from detect.evaluation_section import Evaluation
 from detect.optimizer_sections import TYPES, Optimizer, Schedule
 from detect.registry import MODELS
-from detect.sections import Count, CountOrZero, NotNegative, Positive, Section
+from detect.sections import Count, NotNegative, Section
+from detect.train_section import Train
 from dpipe.building.annotations import explain
 from dpipe.building.problems import KeyPath, Problem, nearest, report, shorten
 from dpipe.errors import InputError
@@ -90,37 +91,6 @@ class Data(Section):
     test_transforms: list[dict[str, Any]]
 
 
-class Train(Section):
-    """The training run.
-
-    Attributes:
-        epochs: Passes over the (repeated) data.
-        seed: Of the weights, the order of samples, the augmentation and the sampling of anchors and RoIs.
-        precision: Lightning Fabric's name: full, or mixed with bfloat16 or (on a GPU) float16.
-        accumulate: Batches of each device that an iteration learns from, by the mean of their gradients; the last
-            iteration of an epoch takes what is left.
-        clip_norm: Largest norm of all gradients together; ``null`` for no clipping.
-        load_from: Checkpoint (path or URL) that training starts from; what does not fit is left out and listed.
-        eval_every: Epochs between evaluations; 0 for none. The last epoch is evaluated as well.
-        checkpoint_every: Epochs between checkpoints. The last epoch is saved as well.
-        checkpoint_every_iters: Iterations between further checkpoints within an epoch; ``null`` for none.
-        keep: How many of the latest checkpoints stay, beside the best one.
-        log_every: Iterations between lines of the log.
-    """
-
-    epochs: Annotated[int, Field(ge=1, le=10**6)]
-    seed: Annotated[int, Field(ge=0, le=2**63 - 1)] = 0
-    precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"
-    accumulate: Count = 1
-    clip_norm: Positive | None = None
-    load_from: str | None = None
-    eval_every: CountOrZero = 1
-    checkpoint_every: Count = 1
-    checkpoint_every_iters: Count | None = None
-    keep: Count = 2
-    log_every: Count = 50
-
-
 class Config(Section):
     """A whole recipe, resolved and checked.
 
@@ -130,7 +100,7 @@ class Config(Section):
         data: See :class:`Data`.
         optimizer: See ``detect.optimizer_sections``.
         schedule: See ``detect.optimizer_sections``.
-        train: See :class:`Train`.
+        train: See ``detect.train_section``.
         evaluation: See :class:`Evaluation`.
     """
 

@@ -200,13 +200,6 @@ class RunLog:
         if self.active:
             self._write({"kind": "skipped", "iteration": iteration, "set": data_set, "files": dict(files)})
 
-    def evaluation_at(self, iteration: int) -> dict[str, Any] | None:
-        """The record of the evaluation after an iteration, if there was one."""
-        for record in self.records:
-            if record["kind"] == "evaluation" and record["iteration"] == iteration:
-                return record
-        return None
-
     def _write(self, record: dict[str, Any]) -> None:
         self._file.write(json.dumps(record) + "\n")
         self._file.flush()
@@ -219,6 +212,12 @@ def _numbers(values: Mapping[str, float]) -> str:
 def read_log(path: Path) -> list[dict[str, Any]]:
     """The records of a ``train.jsonl``; a last line that a killed run did not finish, and damaged ones are left out."""
     return _read_log(path)[0]
+
+
+def logged_evaluation(path: Path, iteration: int) -> dict[str, Any] | None:
+    """The record of the last evaluation after an iteration in a ``train.jsonl``, if there was one."""
+    records = (record for record in read_log(path) if record["kind"] == "evaluation")
+    return {record["iteration"]: record for record in records}.get(iteration)
 
 
 def _read_log(path: Path) -> tuple[list[dict[str, Any]], int]:

@@ -10,9 +10,8 @@ from collections.abc import Callable
 from typing import Annotated, Any, Literal
 
 from pydantic import Discriminator, Field, Tag, ValidationInfo, field_validator
-from pydantic_core import PydanticCustomError
 
-from detect.sections import BelowOne, Count, CountOrZero, NotNegative, Positive, Section, Share
+from detect.sections import BelowOne, Count, CountOrZero, NotNegative, Positive, Section, Share, mistake
 
 
 class ParameterGroup(Section):
@@ -34,7 +33,7 @@ class ParameterGroup(Section):
         try:
             re.compile(pattern)
         except (re.error, OverflowError, RecursionError) as error:
-            raise _mistake(f"expected a regular expression ({error})") from None
+            raise mistake(f"expected a regular expression ({error})") from None
         return pattern
 
 
@@ -62,7 +61,7 @@ class OptimizerSection(Section):
     def _has_base(cls, auto_scale_lr: bool, info: ValidationInfo) -> bool:
         # A base batch size that is wrong itself is told as such, and is not in the data.
         if auto_scale_lr and info.data.get("base_batch_size", 1) is None:
-            raise _mistake("needs optimizer.base_batch_size to be set")
+            raise mistake("needs optimizer.base_batch_size to be set")
         return auto_scale_lr
 
 
@@ -83,7 +82,7 @@ class SGDSection(OptimizerSection):
     @classmethod
     def _has_momentum(cls, nesterov: bool, info: ValidationInfo) -> bool:
         if nesterov and info.data.get("momentum") == 0:
-            raise _mistake("needs optimizer.momentum above 0")
+            raise mistake("needs optimizer.momentum above 0")
         return nesterov
 
 
@@ -171,11 +170,6 @@ class ConstantSection(ScheduleSection):
     """
 
     type: Literal["none"]
-
-
-def _mistake(message: str) -> PydanticCustomError:
-    """What a validator raises for a value that cannot be."""
-    return PydanticCustomError("mistake", "{message}", {"message": message})
 
 
 def _type_or(default: str) -> Callable[[Any], str]:

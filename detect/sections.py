@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field
+from pydantic_core import PydanticCustomError
 
 Count = Annotated[int, Field(ge=1, le=2**31 - 1)]
 CountOrZero = Annotated[int, Field(ge=0, le=2**31 - 1)]
@@ -18,3 +19,8 @@ class Section(BaseModel):
     """A section of a recipe: unknown keys are errors, and types are strict (``"1"`` and ``1.0`` are no integers)."""
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+
+def mistake(message: str) -> PydanticCustomError:
+    """What a validator raises for a value that cannot be."""
+    return PydanticCustomError("mistake", "{message}", {"message": message})

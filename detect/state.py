@@ -228,6 +228,13 @@ def point(folder: Path, name: str, checkpoint: Path) -> None:
         link.unlink(missing_ok=True)
 
 
+def unpoint(folder: Path, name: str) -> None:
+    """Removes a link that :func:`point` made, as what it names is gone."""
+    link = folder / name
+    if link.is_symlink():
+        link.unlink()
+
+
 def prune(folder: Path, keep: int, best: int | None, iteration: int) -> None:
     """Removes all checkpoints up to an iteration but the newest ``keep`` and the one of iteration ``best``.
 

@@ -16,9 +16,10 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from rich.console import Console
-from torch import Tensor
+from torch import Tensor, nn
 
 from detect.averages import Averages
+from detect.best import Evaluations, Measure
 from detect.config import Config, build_model
 from detect.control import TrainingInterruptedError, deterministic, iteration_seed, signals
 from detect.data import (
@@ -31,10 +32,9 @@ from detect.data import (
 )
 from detect.devices import Accelerator, launched_rank, make_fabric
 from detect.evaluation import abilities, collect_results, without_note
-from detect.logs import RunLog
+from detect.logs import LOG_NAME, RunLog, logged_evaluation
 from detect.loss_step import LossStep, Sealed
 from detect.metrics.evaluating import check_kinds, default_kinds, evaluate_results
-from detect.metrics.scores import main_of_record
 from detect.metrics.tables import class_tables, score_table
 from detect.models.checkpoints import load_weights
 from detect.models.detectors import total_loss
@@ -49,8 +49,10 @@ from detect.state import (
     prune,
     save_checkpoint,
     set_damaged_aside,
+    unpoint,
 )
 from detect.together import failing_together
+from detect.weight_average import WeightAverage
 from detect.workdir import prepare_work_dir, write_setup
 from dpipe.errors import InputError
 
@@ -130,7 +132,8 @@ class Run:
         parts: Batches that the iteration has learned from so far.
         lr: The learning rate of the iteration, without the multipliers of groups.
         averages: Of the losses.
-        best: The iteration and the main metric of the best evaluation so far.
+        average: Of the weights, if the recipe says so.
+        evaluations: Those so far, by the number that checkpoints are compared by.
         skipped: The files of each data set that could not be used in this run, and why.
     """
 
@@ -151,7 +154,6 @@ class Run:
         self.category_ids: list[int] = training_data.category_ids.tolist()
         self.epoch = self.iteration = self.parts = 0
         self.mid_epoch = False
-        self.best: tuple[int, float] | None = None
         self.told_of_masks = False
         self.skipped: dict[str, dict[str, str]] = {"train": {}, "val": {}}
         notes: list[str] = []
@@ -163,10 +165,12 @@ class Run:
         self.model = build_model(config, len(self.class_names), pretrained=checkpoint is None)
         if not any(parameter.requires_grad for parameter in self.model.parameters()):
             raise InputError(f"{config.recipe.where(('model',))}: model: has no weights to train")
+        self.abilities = abilities(self.model)
+        measure = Measure.of_recipe(config.evaluation, validation_data.path, self.abilities["proposes"])
+        self.evaluations = Evaluations(measure)
         if config.train.eval_every:
-            check_kinds(
-                config.evaluation.kinds or (), validation_data, config.evaluation.options, **abilities(self.model)
-            )
+            kinds = config.evaluation.kinds or [measure.kind][: config.evaluation.best is not None]
+            check_kinds(kinds, validation_data, config.evaluation.options, **self.abilities)
         state = None if checkpoint is None else load_state(checkpoint, self.model)
         if state is None and config.train.load_from is not None:
             notes.append(load_weights(self.model, config.train.load_from).table())
@@ -176,6 +180,7 @@ class Run:
         self.schedule = make_schedule(config.schedule)
         self.averages = Averages(fabric)
         self.loader = train_loader(config, training_data, fabric)
+        self.average = None if config.train.ema is None else WeightAverage(self.model, config.train.ema)
         if checkpoint is not None and state is not None:
             self._load(state, checkpoint)
         # Only now nothing can be wrong with what was given, so that a mistake leaves the work directory as it was.
@@ -197,7 +202,7 @@ class Run:
         epochs, checkpoint_every = self.config.train.epochs, self.config.train.checkpoint_every
         if not self.mid_epoch:
             self.evaluate_if_due()  # a run that was killed between checkpoint and evaluation has not done it
-        while self.epoch < epochs:
+        while self.epoch < epochs and not self.stops_early():
             self.train_epoch()
             self._note_skipped("train", self.loader)
             self.epoch += 1
@@ -205,6 +210,8 @@ class Run:
             if self.epoch == epochs or self.epoch % checkpoint_every == 0:
                 self.save()
             self.evaluate_if_due()
+        if self.epoch < epochs:
+            self.save()  # the checkpoint of the epoch may not have been due
         last = checkpoint_path(self.checkpoints, self.iteration)
         for data_set, files in self.skipped.items():
             for name, reason in files.items():
@@ -288,6 +295,8 @@ class Run:
             )
         self.fabric_optimizer.step()
         self.fabric_optimizer.zero_grad(set_to_none=True)
+        if self.average is not None:
+            self.average.update()
         self.iteration += 1
         self.parts = 0
 
@@ -328,42 +337,62 @@ class Run:
             "epoch": self.epoch,
             "iteration": self.iteration,
             "mid_epoch": self.mid_epoch,
-            "best": self.best,
+            "evaluations": self.evaluations.state_dict(),
             "optimizer": state_by_name(self.optimizer, self.model),
             "averages": averages,
             "precision": self.fabric.strategy.precision.state_dict(),
             "loader": self.loader.state_dict(),
+            "ema": None if self.average is None else self.average.state_dict(self.model),
         }
         recipe = self.config.to_yaml()
         info = ModelInfo(self.class_names, tuple(self.category_ids), recipe, self.epoch, self.iteration)
-        save_checkpoint(self.checkpoints, self.model, state, info)
-        best = self.best and self.best[0]
+        save_checkpoint(self.checkpoints, self.evaluated, state, info)
+        best = self.evaluations.best and self.evaluations.best.iteration
         if best is not None:
             point(self.checkpoints, "best", checkpoint_path(self.checkpoints, best))
         prune(self.checkpoints, self.config.train.keep, best, self.iteration)
 
+    @property
+    def evaluated(self) -> nn.Module:
+        """The model that is evaluated, and whose weights are a checkpoint's."""
+        return self.model if self.average is None else self.average.model
+
     def evaluate_if_due(self) -> None:
-        """Evaluates at the end of those epochs that the recipe says, unless the log has it; saves what is best."""
+        """Evaluates at the end of those epochs that the recipe says, unless that is done; saves what is best."""
         every, epochs = self.config.train.eval_every, self.config.train.epochs
         if not every or not self.epoch or (self.epoch % every and self.epoch != epochs):
             return
-        record = self.log.evaluation_at(self.iteration)
-        known = self.fabric.broadcast(None if record is None else main_of_record(record))
-        score = self.evaluate() if known is None else known
-        if self.best is None or score > self.best[1]:
-            self.best = (self.iteration, score)
+        if self.iteration not in self.evaluations:
+            self.evaluations.add(self.iteration, self.evaluate())
+        if self.evaluations.best is not None and self.evaluations.best.iteration == self.iteration:
             self.save()
+
+    def stops_early(self) -> bool:
+        """Whether the run has got no better for as long as the recipe bears; tells so."""
+        section, best = self.config.train.early_stopping, self.evaluations.best
+        if section is None or best is None:
+            return False
+        count = self.evaluations.without_gain(section.min_delta)
+        if count < section.patience:
+            return False
+        more = f" by more than {section.min_delta:g}" if section.min_delta else ""
+        self.log.say(
+            f"stopped early after epoch {self.epoch} of {self.config.train.epochs}: {count} evaluations in a row have "
+            f"not raised {self.evaluations.measure.name}{more}; the best is {best.value:.4f}, of iteration "
+            f"{best.iteration}"
+        )
+        return True
 
     def evaluate(self) -> float:
         """Evaluates on the validation set, and logs it.
 
         Returns:
-            The main metric of the first kind of evaluation.
+            The number by which checkpoints are compared.
         """
         loader = val_loader(self.config, self.validation_data, self.fabric)
-        self.model.eval()
+        model = self.evaluated.eval()
         if self.fabric.world_size > 1:  # BatchNorm's statistics; the checkpoint has those of the first process
-            for buffer in self.model.buffers():
+            for buffer in model.buffers():
                 torch.distributed.broadcast(buffer, 0)
 
         def on_images(count: int) -> None:
@@ -373,17 +402,18 @@ class Run:
                 self.stop()
 
         with self.log.counting(len(self.validation_data)) as count_images:
-            results = collect_results(self.model, loader, self.category_ids, self.fabric, on_images)
+            results = collect_results(model, loader, self.category_ids, self.fabric, on_images)
         loader.close()
         skipped = self._note_skipped("val", loader)
         score = 0.0
         if self.fabric.is_global_zero:
             kinds: Sequence[Kind] = self.config.evaluation.kinds or ()
             if not kinds:
-                kinds, note = default_kinds(self.validation_data, results, abilities(self.model)["proposes"])
+                kinds, note = default_kinds(self.validation_data, results, self.abilities["proposes"])
                 if note and not self.told_of_masks:
                     self.log.say(note)
                     self.told_of_masks = True
+                kinds = tuple(dict.fromkeys((*kinds, self.evaluations.measure.kind)))
             if skipped:
                 self.log.say(without_note(skipped))
             ids = usable_ids(self.validation_data, skipped)
@@ -396,7 +426,7 @@ class Run:
                 self.log.say(score_table(scores))
             for table in class_tables(all_scores) if self.epoch == self.config.train.epochs else ():
                 self.log.say(table)
-            score = all_scores[0].main
+            score = self.evaluations.measure.of_scores(all_scores)
         return float(self.fabric.broadcast(score))
 
     def _scaled_lr(self, notes: list[str]) -> float:
@@ -442,29 +472,42 @@ class Run:
         return found
 
     def _load(self, state: dict[str, Any], checkpoint: Path) -> None:
+        log = checkpoint.parent.parent / LOG_NAME
+        record = logged_evaluation(log, state.get("iteration", 0)) if self.fabric.is_global_zero else None
         try:
             self.epoch, self.iteration, self.mid_epoch = state["epoch"], state["iteration"], state["mid_epoch"]
-            self.best = state["best"] and tuple(state["best"])
+            self.evaluations.load_state_dict(state["evaluations"], self.fabric.broadcast(record))
             self.averages.load_state_dict(state["averages"])
+            if state["ema"] is not None:  # the weights that are trained; those of the checkpoint are their average
+                self.model.load_state_dict(state["ema"]["weights"])
+                if self.average is not None:
+                    self.average.updates = int(state["ema"]["updates"])
             try:
                 load_state_by_name(self.optimizer, self.model, state["optimizer"])
             except InputError as error:
                 raise InputError(f"{checkpoint}: {error}") from error
             self.fabric.strategy.precision.load_state_dict(state["precision"])
             self.loader.load_state_dict(state["loader"])
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
             raise InputError(f"{checkpoint}: its state does not fit the recipe's run ({error!r})") from error
 
     def _tidy(self, checkpoint: Path) -> list[str]:
         """Sees to the other checkpoints when a run goes on from one; returns what there is to tell."""
-        if not self.fabric.is_global_zero:
-            return []
-        notes = set_damaged_aside(self.checkpoints)
-        point(self.checkpoints, "last", checkpoint)
-        if self.best and not checkpoint_path(self.checkpoints, self.best[0]).is_dir():
-            notes.append(f"the best checkpoint, of iteration {self.best[0]}, is not there; the next evaluation is best")
-            self.best = None
-        return notes
+        notes: list[str] = []
+        best, lost = self.evaluations.best, False
+        if self.fabric.is_global_zero:
+            notes += set_damaged_aside(self.checkpoints)
+            point(self.checkpoints, "last", checkpoint)
+            if best is not None and not checkpoint_path(self.checkpoints, best.iteration).is_dir():
+                notes.append(
+                    f"the best checkpoint, of iteration {best.iteration}, is not there; the next evaluation is best"
+                )
+                unpoint(self.checkpoints, "best")
+                lost = True
+        if self.fabric.broadcast(lost):  # all processes agree on what is best next
+            self.evaluations.best = None
+        change = self.evaluations.change() if self.config.train.eval_every else None
+        return notes if change is None else [*notes, change]
 
     def _not_finite(self, losses: dict[str, Tensor], batch: Batch) -> str:
         bad = [f"{name} is {value.item()}" for name, value in losses.items() if not math.isfinite(value.item())]

@@ -8,7 +8,7 @@ import json
 import pytest
 from rich.console import Console
 
-from detect.logs import LOG_NAME, RunLog, read_log
+from detect.logs import LOG_NAME, RunLog, logged_evaluation, read_log
 from detect.metrics.scores import Scores
 
 
@@ -86,14 +86,15 @@ def test_evaluations_are_found_again(tmp_path):
     log = RunLog(tmp_path, 0, 100, make_console(False))
     with log.running():
         log.evaluation(1, 50, [scores])
-    found = RunLog(tmp_path, 50, 100, make_console(False)).evaluation_at(50)
+    found = logged_evaluation(tmp_path / LOG_NAME, 50)
     assert found == {
         "kind": "evaluation",
         "epoch": 1,
         "iteration": 50,
         "bbox": {"AP": 0.25, "AP50": 0.5, "per_class": {"box": {"AP": 0.25}, "disc": {"AP": None}}},
     }
-    assert RunLog(tmp_path, 50, 100, make_console(False)).evaluation_at(49) is None
+    assert logged_evaluation(tmp_path / LOG_NAME, 49) is None
+    assert logged_evaluation(tmp_path / "nothing", 50) is None
 
 
 def test_other_processes_write_nothing(tmp_path):

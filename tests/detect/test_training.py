@@ -263,7 +263,8 @@ def test_the_best_evaluation_is_saved_where_no_checkpoint_is_due(shapes, tmp_pat
     assert [path.name for path in checkpoint_folders(folder)] == ["iter_00000002", "iter_00000008"]
     assert (folder / "best").resolve().name == "iter_00000002"
     for checkpoint in checkpoint_folders(folder):
-        assert tuple(torch.load(checkpoint / STATE, weights_only=True)["best"]) == (2, 0.9)
+        best = torch.load(checkpoint / STATE, weights_only=True)["evaluations"]["best"]
+        assert best[:2] == [2, 0.9]
 
     # What was best stays so in a run that goes on, until there is better.
     aps = iter([0.2, 0.3])  # the fourth epoch again, as the log does not have it

@@ -183,8 +183,8 @@ class TestProposals:
         train(shapes.config(RPN, *often), tmp_path)
         record = next(record for record in read_log(tmp_path / "train.jsonl") if record["kind"] == "evaluation")
         assert list(record["proposal"])[:3] == ["AR100", "AR300", "AR1000"]
-        best = torch.load(tmp_path / "checkpoints" / "best" / "state.pt", weights_only=True)["best"]
-        assert tuple(best) == (2, record["proposal"]["AR1000"])
+        best = torch.load(tmp_path / "checkpoints" / "best" / "state.pt", weights_only=True)["evaluations"]["best"]
+        assert best[:2] == [2, record["proposal"]["AR1000"]]
 
     def test_of_one_class_can_be_evaluated_as_detections(self, save):
         one = save({"images": [], "annotations": [], "categories": [{"id": 1, "name": "thing"}]})
@@ -211,7 +211,7 @@ class TestRecipe:
         train(config, tmp_path)
         records = [record for record in read_log(tmp_path / "train.jsonl") if record["kind"] == "evaluation"]
         assert [list(record)[3:] for record in records] == [["voc", "proposal_fast"]] * 2
-        best = torch.load(tmp_path / "checkpoints" / "last" / "state.pt", weights_only=True)["best"]
+        best = torch.load(tmp_path / "checkpoints" / "last" / "state.pt", weights_only=True)["evaluations"]["best"]
         assert best[1] == max(record["voc"]["mAP"] for record in records)
         assert "Pascal VOC, 11 points, IoU 0.25" in capsys.readouterr().out
         train(config, tmp_path, resume=True)  # which reads what it was before
