@@ -22,7 +22,7 @@ from detect.metrics.scores import Kind, Scores
 from detect.together import failing_together
 from detect.trained import load_trained
 from detect.views import build_views, check_mergeable, detect_in_views
-from dpipe.files import check_writable, write_whole
+from dpipe.files import check_writable, check_writable_file, write_whole
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -55,7 +55,7 @@ def evaluate(
         console: Gets notes, and a progress bar if it is a terminal.
 
     Returns:
-        The scores in the order of ``kinds``; an empty list on all processes but the first.
+        The scores in the order of ``kinds``, each once; an empty list on all processes but the first.
 
     Raises:
         InputError: For a data set, a checkpoint, an image or a device that cannot be used, one line for each; and where
@@ -70,6 +70,7 @@ def evaluate(
 
     if out is not None and first:
         check_writable(Path(out).parent)
+        check_writable_file(Path(out))
     index = val_index(config, None)
     kinds, options = kinds or config.evaluation.kinds or (), config.evaluation.options
     check_kinds(kinds, index, options)

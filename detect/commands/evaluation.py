@@ -152,8 +152,8 @@ def evaluate_file(
 
 
 def _kinds(names: Sequence[KindName] | None) -> list[Kind]:
-    """The kinds in the order given, each once."""
-    return list(dict.fromkeys(name.value for name in names or ()))
+    """The kinds in the order given."""
+    return [name.value for name in names or ()]
 
 
 def _print(all_scores: Sequence[Scores], console: Console) -> None:

@@ -33,7 +33,7 @@ def evaluate_results(
         image_ids: Ids of the images that count; all where not given.
 
     Returns:
-        The scores in the order of ``kinds``.
+        The scores in the order of ``kinds``, each once.
 
     Raises:
         InputError: If a file cannot be used, results have ids that the data set does not have, or something that a kind
@@ -46,7 +46,8 @@ def evaluate_results(
         check_ids(found, index)
     else:
         found = read_results(results, index)
-    return [_evaluate(found, index, kind, options, image_ids) for kind in kinds or default_kinds(index, found)[0]]
+    chosen = dict.fromkeys(kinds or default_kinds(index, found)[0])
+    return [_evaluate(found, index, kind, options, image_ids) for kind in chosen]
 
 
 def default_kinds(index: CocoIndex, results: Results, proposes: bool = False) -> tuple[tuple[Kind, ...], str]:

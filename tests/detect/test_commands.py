@@ -324,6 +324,7 @@ class TestMistakes:
         (tmp_path / "file").write_text("")
         blocked = tmp_path / "file" / "out"
         assert_one_line(detect("test", shapes.recipe, checkpoint, "--out", blocked / "x.json"), "cannot be written")
+        assert_one_line(detect("test", shapes.recipe, "none", "--out", tmp_path), f"{tmp_path}: is a folder")
         result = detect("predict", shapes.recipe, checkpoint, shapes.images[0], "-o", blocked)
         assert_one_line(result, "cannot be written")
 

@@ -205,6 +205,8 @@ class TestRecipe:
         assert "Pascal VOC, 11 points, IoU 0.25" in done.stdout
         assert titles(run("test", shapes.recipe, checkpoint, self.KINDS, "--eval", "bbox").stdout) == ["COCO bbox"]
         assert [scores.kind for scores in detect.evaluate(config, checkpoint)] == ["voc", "proposal_fast"]
+        twice = shapes.config("evaluation.kinds=[bbox, voc, bbox]")
+        assert [scores.kind for scores in detect.evaluate(twice, checkpoint)] == ["bbox", "voc"]
 
     def test_the_first_kind_tells_the_best_checkpoint(self, shapes, tmp_path, capsys):
         config = shapes.config(self.KINDS, "train.epochs=2", "train.eval_every=1", "model.roi_head.score_thr=0")
