@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,76 +14,156 @@ import orjson
 from converters.errors import ConversionError
 from converters.report import SplitSummary
 
+IMAGES_PER_WRITE = 1000
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, slots=True)
 class ImageRecord:
-    """One image and its annotations, before ids are given.
+    """One image and its annotations as JSON, before ids are given.
+
+    The bytes of a large data set take far less memory than its dictionaries would, and pass between processes at once.
 
     Attributes:
         image: The entry of ``images`` without ``id``.
         annotations: The entries of ``annotations`` without ``id`` and ``image_id``.
+        classes: For each annotation the name of its category, which is to become its ``category_id``; empty where the
+            annotations have that already.
+        crowd: Number of crowd regions.
+        ignored: Number of annotations with ``ignore`` set.
+        masks: Number of annotations with a segmentation.
     """
 
-    image: dict[str, Any]
-    annotations: list[dict[str, Any]]
+    image: bytes
+    annotations: tuple[bytes, ...]
+    classes: tuple[str, ...] = ()
+    crowd: int = 0
+    ignored: int = 0
+    masks: int = 0
 
 
-def make_document(
-    records: Sequence[ImageRecord], categories: Sequence[dict[str, Any]], *, first_image_id: int
-) -> dict[str, Any]:
-    """Joins records into a COCO document; image ids count up from ``first_image_id`` in the order of the records.
+@dataclass(frozen=True)
+class Document:
+    """One COCO file, before it is written.
 
-    Ids of annotations count up from 1, always: pycocotools takes 0, as the id of the object that a detection found, for
-    "found none".
-
-    The records are left as they are: the same one may be part of several documents.
+    Attributes:
+        split: What it holds.
+        path: The file.
+        records: Its images, in order.
+        categories: The entries of ``categories``.
+        first_image_id: From which the ids of images count up.
     """
-    images: list[dict[str, Any]] = []
-    annotations: list[dict[str, Any]] = []
-    for image_id, record in enumerate(records, first_image_id):
-        images.append({**record.image, "id": image_id})
-        for annotation in record.annotations:
-            annotations.append({**annotation, "image_id": image_id, "id": 1 + len(annotations)})
-    return {"images": images, "categories": list(categories), "annotations": annotations}
+
+    split: str
+    path: Path
+    records: Sequence[ImageRecord]
+    categories: Sequence[dict[str, Any]]
+    first_image_id: int
+
+    def summary(self) -> SplitSummary:
+        """Counts what it holds."""
+        return SplitSummary(
+            name=self.split,
+            images=len(self.records),
+            instances=sum(len(record.annotations) for record in self.records),
+            crowd=sum(record.crowd for record in self.records),
+            ignored=sum(record.ignored for record in self.records),
+            masks=sum(record.masks for record in self.records),
+            categories=len(self.categories),
+            path=self.path,
+        )
 
 
-def summarize(name: str, document: dict[str, Any], path: Path) -> SplitSummary:
-    """Counts what a COCO document holds."""
-    annotations = document["annotations"]
-    return SplitSummary(
-        name=name,
-        images=len(document["images"]),
-        instances=len(annotations),
-        crowd=sum(annotation["iscrowd"] for annotation in annotations),
+def encode_record(
+    image: dict[str, Any], annotations: Sequence[dict[str, Any]], classes: Sequence[str] = ()
+) -> ImageRecord:
+    """Makes a record of dictionaries.
+
+    Args:
+        image: The entry of ``images`` without ``id``.
+        annotations: The entries of ``annotations`` without ``id`` and ``image_id``.
+        classes: Names of their categories where they have no ``category_id``.
+    """
+    return ImageRecord(
+        orjson.dumps(image),
+        tuple(map(orjson.dumps, annotations)),
+        tuple(classes),
+        crowd=sum(annotation.get("iscrowd", 0) for annotation in annotations),
         ignored=sum(annotation.get("ignore", 0) for annotation in annotations),
         masks=sum("segmentation" in annotation for annotation in annotations),
-        categories=len(document["categories"]),
-        path=path,
     )
 
 
-def write_json(path: Path, document: dict[str, Any]) -> None:
-    """Writes a document atomically: the name appears only once all bytes are on the disk.
+def write_documents(documents: Sequence[Document]) -> list[str]:
+    """Writes files atomically: names appear only once all bytes of all files are on the disk.
 
     Args:
-        path: The file, replaced if it exists. Its folder exists.
-        document: Anything that orjson can write.
+        documents: What to write. Their folders exist; files of the same name are replaced.
+
+    Returns:
+        A line for each file that was replaced.
 
     Raises:
         ConversionError: The file system refuses.
     """
-    data = orjson.dumps(document)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        try:
-            with temporary.open("xb") as file:
-                file.write(data)
+    notes = []
+    with ExitStack() as stack:
+        unfinished = []
+        for document in documents:
+            temporary = document.path.with_name(f".{document.path.name}.{os.getpid()}.tmp")
+            stack.callback(temporary.unlink, missing_ok=True)
+            unfinished.append((temporary, document.path))
+            with _refusals(document.path), temporary.open("xb") as file:
+                for piece in _pieces(document):
+                    file.write(piece)
                 file.flush()
                 os.fsync(file.fileno())
-            temporary.replace(path)
-        finally:
-            temporary.unlink(missing_ok=True)
-        _sync_folder(path.parent)
+        for temporary, path in unfinished:
+            with _refusals(path):
+                if path.exists():
+                    notes.append(f"{path}: was there before, and has been replaced")
+                temporary.replace(path)
+        for folder in {document.path.parent for document in documents}:
+            _sync_folder(folder)
+    return notes
+
+
+def _pieces(document: Document) -> Iterator[bytes]:
+    """Yields a file's bytes.
+
+    Ids of annotations count up from 1, always: pycocotools takes 0, as the id of the object that a detection found, for
+    "found none".
+    """
+    ids = {category["name"]: category["id"] for category in document.categories}
+    yield b'{"images":['
+    images = [
+        b'%b,"id":%d}' % (record.image[:-1], image_id)
+        for image_id, record in enumerate(document.records, document.first_image_id)
+    ]
+    yield b",".join(images)
+    yield b'],"categories":' + orjson.dumps(list(document.categories)) + b',"annotations":['
+    annotation_id = 0
+    for first in range(0, len(document.records), IMAGES_PER_WRITE):
+        entries = []
+        some = document.records[first : first + IMAGES_PER_WRITE]
+        for image_id, record in enumerate(some, document.first_image_id + first):
+            if record.classes:
+                for annotation, name in zip(record.annotations, record.classes, strict=True):
+                    annotation_id += 1
+                    values = (annotation[:-1], ids[name], image_id, annotation_id)
+                    entries.append(b'%b,"category_id":%d,"image_id":%d,"id":%d}' % values)
+                continue
+            for annotation in record.annotations:
+                annotation_id += 1
+                entries.append(b'%b,"image_id":%d,"id":%d}' % (annotation[:-1], image_id, annotation_id))
+        if entries:
+            yield (b"," if annotation_id > len(entries) else b"") + b",".join(entries)
+    yield b"]}"
+
+
+@contextmanager
+def _refusals(path: Path) -> Iterator[None]:
+    try:
+        yield
     except OSError as error:
         raise ConversionError(f"{path}: cannot be written ({error.strerror or error})") from error
 

@@ -43,6 +43,21 @@ class SplitSummary:
 
 
 @dataclass(frozen=True)
+class Repair:
+    """Something in a file that was put right or left out.
+
+    Attributes:
+        file: The file.
+        kind: A word for what was done, such as "clipped".
+        detail: Where in the file, and what stood there.
+    """
+
+    file: str
+    kind: str
+    detail: str
+
+
+@dataclass(frozen=True)
 class ConversionReport:
     """What a conversion wrote and what it did not.
 
@@ -50,8 +65,12 @@ class ConversionReport:
         splits: One entry per file written.
         skipped: One line per image that was left out because of an error (``on_error="skip"``).
         notes: What else a user should know, one line each: splits without annotations, boxes that were clipped ...
+        repairs: Everything that was put right or left out inside of the files, in the order of the files.
+        planned: Whether this tells what would be done (``dry_run``) and nothing has been.
     """
 
     splits: list[SplitSummary]
     skipped: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    repairs: list[Repair] = field(default_factory=list)
+    planned: bool = False

@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import functools
-import multiprocessing
 import os
 import signal
-import threading
-import traceback
 from collections.abc import Callable, Generator, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
 from contextlib import closing
-from dataclasses import dataclass
-from typing import Generic, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from converters.errors import ConversionError
+from converters.processes import WorkerDied, in_processes
 from converters.progress import progress
-from converters.signals import signals_held_back
+from converters.report import counted
+from converters.worker import Outcome, apply
+
+if TYPE_CHECKING:
+    from converters.journal import Journal
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -25,20 +23,12 @@ OnError = Literal["fail", "skip"]
 
 # Items are handed out in groups, so that passing them costs little; a process is not worth its start for less than one
 # group.
-ITEMS_PER_CHUNK = 8
+ITEMS_PER_GROUP = 8
+KILLED = 9  # the number of SIGKILL, which not every system names
 
 
 class WorkerError(Exception):
     """The traceback of another process, as text: the cause of a ``ConversionError``."""
-
-
-@dataclass(frozen=True)
-class Outcome(Generic[Result]):
-    """What became of one item: a value, or the one line that says what went wrong."""
-
-    value: Result | None
-    error: str | None = None
-    details: str = ""
 
 
 def map_files(
@@ -50,6 +40,8 @@ def map_files(
     nproc: int | None = None,
     on_error: OnError = "fail",
     show_progress: bool = False,
+    group_size: int = ITEMS_PER_GROUP,
+    journal: Journal[Item, Result] | None = None,
 ) -> tuple[list[Result | None], list[str]]:
     """Applies a function to every item and keeps their order, whatever the number of processes.
 
@@ -61,36 +53,46 @@ def map_files(
         nproc: Number of processes; by default as many as there are cores.
         on_error: ``"fail"`` ends with the first error, in the order of the items; ``"skip"`` goes on.
         show_progress: Whether to show progress on stderr.
+        group_size: How many items are handed out at a time: some milliseconds of work.
+        journal: Has the results of an earlier run, which are taken from there, and takes those of this one.
 
     Returns:
         The results, with None for a skipped item, and the errors of those.
 
     Raises:
-        ConversionError: An item failed under ``on_error="fail"``, a process died or could not start, or an argument is
-            wrong.
+        ConversionError: An item failed under ``on_error="fail"``, a process died, ran out of memory or could not start,
+            or an argument is wrong.
     """
     if nproc is not None and nproc < 1:
         raise ConversionError(f"nproc is {nproc}, expected at least 1")
     if on_error not in ("fail", "skip"):
         raise ConversionError(f"on_error is {on_error!r}, expected 'fail' or 'skip'")
-    chunks = [items[i : i + ITEMS_PER_CHUNK] for i in range(0, len(items), ITEMS_PER_CHUNK)]
-    workers = min(nproc or available_cores(), len(chunks))
-    results: list[Result | None] = []
+    results: list[Result | None] = [None] * len(items)
     errors: list[str] = []
-    outcomes = (
-        _in_processes(function, chunks, workers) if workers > 1 else (_run_chunk(function, chunk) for chunk in chunks)
-    )
+    left = list(range(len(items)))
+    if journal is not None:
+        for number in left:
+            results[number] = journal.known(items[number])
+        left = [number for number in left if results[number] is None]
+    groups = [left[i : i + group_size] for i in range(0, len(left), group_size)]
+    work = [[items[number] for number in group] for group in groups]
+    outcomes = _outcomes(function, work, min(nproc or available_cores(), len(groups)), name_of)
     with progress(title, len(items), shown=show_progress) as advance, closing(outcomes):
-        for chunk, chunk_outcomes in zip(chunks, outcomes, strict=True):
-            for item, outcome in zip(chunk, chunk_outcomes, strict=True):
-                results.append(outcome.value)
+        if len(left) < len(items):
+            advance(len(items) - len(left))
+        for group, of_group in zip(groups, outcomes, strict=True):
+            done = [(items[number], outcome) for number, outcome in zip(group, of_group, strict=True)]
+            if journal is not None:
+                journal.keep([(item, outcome.value) for item, outcome in done if outcome.error is None])
+            for number, (item, outcome) in zip(group, done, strict=True):
                 if outcome.error is None:
+                    results[number] = outcome.value
                     continue
-                error = outcome.error or f"{name_of(item)}: {outcome.details.strip().splitlines()[-1]}"
-                if on_error == "fail":
+                error = outcome.error or f"{name_of(item)}: {_last_line(outcome.details)}"
+                if on_error == "fail" or outcome.out_of_memory:
                     raise ConversionError(error) from WorkerError(outcome.details)
                 errors.append(error)
-            advance(len(chunk))
+            advance(len(group))
     return results, errors
 
 
@@ -101,62 +103,36 @@ def available_cores() -> int:
     return os.cpu_count() or 1
 
 
-def _run_chunk(function: Callable[[Item], Result], chunk: Sequence[Item]) -> list[Outcome[Result]]:
-    return [_run_item(function, item) for item in chunk]
-
-
-def _run_item(function: Callable[[Item], Result], item: Item) -> Outcome[Result]:
+def _outcomes(
+    function: Callable[[Item], Any], groups: Sequence[Sequence[Item]], workers: int, name_of: Callable[[Item], str]
+) -> Generator[list[Outcome], None, None]:
+    if workers <= 1:
+        for group in groups:
+            yield apply(function, group)
+        return
     try:
-        return Outcome(function(item))
-    except ConversionError as error:
-        return Outcome(None, str(error), traceback.format_exc())
-    except Exception:  # named by the caller, who knows the file
-        return Outcome(None, "", traceback.format_exc())
+        yield from in_processes(function, groups, workers)
+    except WorkerDied as death:
+        raise ConversionError(_obituary(death, groups, workers, name_of)) from death
 
 
-def _in_processes(
-    function: Callable[[Item], Result], chunks: Sequence[Sequence[Item]], workers: int
-) -> Generator[list[Outcome[Result]], None, None]:
-    # Never a plain fork: the caller's process may run threads (a progress bar, OpenCV, torch), which a fork breaks.
-    methods = multiprocessing.get_all_start_methods()
-    context = multiprocessing.get_context("forkserver" if "forkserver" in methods else "spawn")
-    # Imported once, in the server that the workers are forked from. Not so the main program, which most versions of
-    # Python leave out there anyway: one that cannot be imported would end the server instead of a worker.
-    context.set_forkserver_preload([_module_of(function)])
-    executor = ProcessPoolExecutor(workers, mp_context=context, initializer=_prepare_worker)
-    try:
-        with signals_held_back():  # a worker that is interrupted at its start, or unknown to its parent, makes a mess
-            started = executor.submit(os.getpid)  # first in the queue: it succeeds as soon as a worker is up
-            futures = [executor.submit(_run_chunk, function, chunk) for chunk in chunks]
-        for future in futures:
-            yield future.result()
-    except BrokenProcessPool as error:
-        if started.exception() is not None:
-            raise ConversionError(
-                "no worker process could start, as happens where Python cannot import the main program again: call "
-                'from a script\'s file, not from stdin, and below `if __name__ == "__main__":`, or with nproc=1'
-            ) from error
-        raise ConversionError(
-            f"one of {workers} worker processes was killed (out of memory?): try again with a smaller --nproc"
-        ) from error
-    finally:
-        executor.shutdown(wait=True, cancel_futures=True)
+def _obituary(death: WorkerDied, groups: Sequence[Sequence[Item]], workers: int, name_of: Callable[[Item], str]) -> str:
+    """Tells of a process that died, and at which files."""
+    if -death.status == KILLED:
+        how = "was killed (out of memory?)"
+    elif death.status < 0:
+        how = f"crashed ({signal.Signals(-death.status).name})"
+    else:
+        how = f"ended by itself (exit code {death.status})"
+    if death.group is None:
+        return f"one of {workers} worker processes {how} at its start: try again with a smaller --nproc"
+    group = groups[death.group]
+    others = f" or on one of the {counted(len(group) - 1, 'file')} after it" if len(group) > 1 else ""
+    return (
+        f"one of {workers} worker processes {how} while it worked on {name_of(group[0])}{others}: "
+        "try again with a smaller --nproc"
+    )
 
 
-def _module_of(function: Callable[..., object]) -> str:
-    while isinstance(function, functools.partial):
-        function = function.func
-    return function.__module__
-
-
-def _prepare_worker() -> None:
-    """Leaves Ctrl-C to the parent process, and ends with it however it ends."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    parent = multiprocessing.parent_process()
-
-    def follow() -> None:
-        if parent is not None:
-            parent.join()
-            os._exit(1)
-
-    threading.Thread(target=follow, daemon=True).start()
+def _last_line(details: str) -> str:
+    return details.strip().splitlines()[-1]

@@ -6,13 +6,11 @@ were converted one split at a time.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Collection, Iterable, Mapping
 
-from converters.folders import entries
 from converters.report import counted
-from converters.runner import map_files
-from converters.voc_splits import YearFolder
+from converters.runner import ITEMS_PER_GROUP, map_files
+from converters.voc_files import File
 from converters.voc_xml import read_names
 
 VOC_CLASSES = (
@@ -22,32 +20,29 @@ VOC_CLASSES = (
 
 
 def find_classes(
-    years: Sequence[YearFolder],
-    known: Mapping[Path, Collection[str]],
-    chosen: Collection[Path],
+    files: Iterable[File],
+    known: Mapping[File, Collection[str]],
+    chosen: Collection[File],
     *,
     nproc: int | None = None,
     show_progress: bool = False,
+    group_size: int = ITEMS_PER_GROUP,
 ) -> tuple[list[str], list[str]]:
     """Collects the classes of all annotation files of some years.
 
     Args:
-        years: The years' folders.
+        files: All annotation files of the years.
         known: The annotation files that have been read, with their classes; all others are read here.
         chosen: The annotation files of the chosen splits, whose errors end the conversion or are listed anyway.
         nproc: Number of processes.
         show_progress: Whether to show progress on stderr.
+        group_size: How many files are handed to a process at a time.
 
     Returns:
         The classes in the order of their category ids, all 20 of Pascal VOC or, where another name occurs, the names
         found, sorted; and a note where files outside the chosen splits could not be read.
     """
-    others = [
-        path
-        for folder in years
-        for path in entries(folder.path / "Annotations")
-        if path.suffix == ".xml" and not path.name.startswith(".") and path not in known
-    ]
+    others = [file for file in files if file not in known]
     found, errors = map_files(
         read_names,
         others,
@@ -56,14 +51,15 @@ def find_classes(
         nproc=nproc,
         on_error="skip",
         show_progress=show_progress,
+        group_size=group_size,
     )
     names = set().union(*known.values(), *(of_file for of_file in found if of_file is not None))
-    unread = [path for path, of_file in zip(others, found, strict=True) if of_file is None]
-    lines = [line for path, line in zip(unread, errors, strict=True) if path not in chosen]
+    unread = [file for file, of_file in zip(others, found, strict=True) if of_file is None]
+    lines = [line for file, line in zip(unread, errors, strict=True) if file not in chosen]
     notes = []
     if lines:
-        files = counted(len(lines), "annotation file")
-        notes.append(f"{files} outside the chosen splits could not be searched for classes; the first: {lines[0]}")
+        unsearched = counted(len(lines), "annotation file")
+        notes.append(f"{unsearched} outside the chosen splits could not be searched for classes; the first: {lines[0]}")
     return class_order(names), notes
 
 

@@ -1,54 +1,27 @@
-"""The folders of Pascal VOC: years, splits, and the files of each image.
+"""The splits of a Pascal VOC data set, and the files of each image.
 
 ``ImageSets/Main/<split>.txt`` lists image names. Beside the splits that folder holds a file for each class and split
 (``dog_train.txt``), with a second column; those are not splits. A split may be named like one of them
-(``mini_train.txt``): only the second column tells.
+(``mini_train.txt``): only the second column tells. Lists right in ``ImageSets`` count where there is no ``Main``. A set
+without lists has one split, of all its annotation files.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
+from converters.archives import Place
 from converters.errors import ConversionError
-from converters.folders import chosen, entries, is_folder
+from converters.folders import chosen, entries, is_folder, unreadable
+from converters.report import counted
+from converters.voc_layout import SetFiles, VocImage
+from converters.voc_xml import shown
 
 CLASS_LIST_LINE = re.compile(r"\s(-1|0|1)$")
-YEAR_FOLDER = re.compile(r"VOC(\d{4})")
 # Splits come in this order, others after them by name.
 SPLIT_ORDER = ("train", "val", "trainval", "test")
-# Where several images share a name, the format that Pascal VOC uses is meant.
-IMAGE_ENDINGS = (".jpg", ".jpeg", ".png", ".bmp")
-
-
-@dataclass(frozen=True)
-class YearFolder:
-    """One year's folder.
-
-    Attributes:
-        year: Four digits; empty for a folder that is not named after a year.
-        path: The folder that holds Annotations, JPEGImages and ImageSets.
-    """
-
-    year: str
-    path: Path
-
-
-@dataclass(frozen=True)
-class VocImage:
-    """The files of one image.
-
-    Attributes:
-        annotation: The XML file, which may be missing on disk.
-        image: The image; None where there is none.
-        masks: The label image of ``SegmentationObject``; None where there is none.
-    """
-
-    annotation: Path
-    image: Path | None
-    masks: Path | None
 
 
 @dataclass(frozen=True)
@@ -66,105 +39,105 @@ class Split:
     images: tuple[VocImage, ...]
 
 
-def find_years(root: Path, years: Sequence[str] | None) -> list[YearFolder]:
-    """Lists the years' folders of a data set.
-
-    Args:
-        root: The VOCdevkit folder, or one folder with Annotations and JPEGImages.
-        years: Which years; None for all.
-
-    Raises:
-        ConversionError: There is none, or a named one is missing.
-    """
-    if is_folder(root / "Annotations"):
-        match = YEAR_FOLDER.fullmatch(root.resolve().name)
-        folders = [YearFolder(match[1] if match else "", root)]
-    else:
-        matches = [(YEAR_FOLDER.fullmatch(path.name), path) for path in entries(root) if is_folder(path)]
-        folders = [YearFolder(match[1], path) for match, path in matches if match]
-    if not folders:
-        raise ConversionError(f"{root}: has neither a folder VOC20xx nor a folder Annotations")
-    wanted = chosen("year", [folder.year for folder in folders], years, root)
-    folders = [folder for folder in folders if folder.year in wanted]
-    for folder in folders:
-        for name in ("Annotations", "JPEGImages", "ImageSets"):
-            if not is_folder(folder.path / name):
-                raise ConversionError(
-                    f"{folder.path}: has no folder {name}, expected Annotations, JPEGImages and ImageSets"
-                )
-    return folders
-
-
-def find_splits(root: Path, years: Sequence[YearFolder], splits: Sequence[str] | None) -> tuple[list[Split], list[str]]:
+def find_splits(
+    root: Place, sets: Sequence[SetFiles], splits: Sequence[str] | None, *, joined: bool = True
+) -> tuple[list[Split], list[str]]:
     """Lists the splits and their images.
 
     Args:
-        root: The data set's folder, for errors.
-        years: The years' folders.
+        root: The data set, for errors.
+        sets: The years, or other sets, with their files.
         splits: Which splits; None for all that have annotations.
+        joined: Whether splits of the same name in several years become one.
 
     Returns:
-        The splits, and a note for each that was left out.
+        The splits, and a note for each that was left out, and for other things that a user should know.
 
     Raises:
         ConversionError: A named split is missing or has no annotations, a list is malformed, or nothing is left.
     """
-    lists = {folder: _split_lists(folder.path) for folder in years}
-    names = {name for found in lists.values() for name in found}
-    if not names:
-        raise ConversionError(f"{root}: has no lists of images (ImageSets/Main/<split>.txt)")
+    lists = [_split_lists(files) for files in sets]
+    names = {name for of_set in lists for name in of_set}
     ordered = sorted(
         names, key=lambda name: (SPLIT_ORDER.index(name) if name in SPLIT_ORDER else len(SPLIT_ORDER), name)
     )
-    files = {folder: _Files(folder.path) for folder in years}
     result, notes = [], []
     for name in chosen("split", ordered, splits, root):
-        images: list[VocImage] = []
-        with_annotations = []
-        for folder, found in lists.items():
-            if name not in found:
+        of_years: list[tuple[str, list[VocImage]]] = []
+        for files, of_set in zip(sets, lists, strict=True):
+            if name not in of_set:
                 continue
-            of_year = [files[folder].of(stem) for stem in _image_names(found[name])]
-            if any(files[folder].has_annotation(image) for image in of_year):
-                images += of_year
-                with_annotations.append(folder.year)
-                continue
-            notes.append(f"left out: the split {name} of {folder.path} has no annotations")
-        if splits and not images:
+            stems, of_list = _stems(files, of_set[name])
+            notes += of_list
+            if any(stem in files.annotations for stem in stems):
+                of_years.append((files.voc_set.year, [files.of(stem) for stem in stems]))
+            else:
+                place = files.voc_set.folders[0].place
+                notes.append(f"left out: the split {name} of {place} has no annotations")
+        if splits and not of_years:
             raise ConversionError(f"{root}: the split {name} has no annotations")
-        if images:
-            file_name = "_".join(["voc", *(year for year in with_annotations if year), name]) + ".json"
-            result.append(Split(name, file_name, tuple(images)))
+        for some in [of_years] if joined else [[of_year] for of_year in of_years]:
+            if some:
+                file_name = "_".join(["voc", *(year for year, _ in some if year), name]) + ".json"
+                result.append(Split(name, file_name, tuple(image for _, images in some for image in images)))
     if not result:
         raise ConversionError(f"{root}: no split has annotations")
     return result, notes
 
 
-def _split_lists(folder: Path) -> dict[str, Path]:
-    """Returns the lists of a year that are splits, by name."""
-    lists = folder / "ImageSets" / "Main"
-    found = {path.stem: path for path in entries(lists) if path.suffix == ".txt"}
-    return {
-        name: path
-        for name, path in found.items()
-        if not (any(name.endswith(f"_{other}") for other in found) and _is_class_list(path))
-    }
+def _split_lists(files: SetFiles) -> Mapping[str, Sequence[Place]]:
+    """Returns the lists of a set that are splits, by name; a set without any list has a split without one."""
+    found: dict[str, list[Place]] = {}
+    for folder in files.voc_set.folders:
+        lists = folder.place / "ImageSets"
+        if is_folder(lists / "Main"):
+            lists = lists / "Main"
+        for path in entries(lists):
+            if path.suffix == ".txt" and not path.name.startswith("."):
+                found.setdefault(path.stem, []).append(path)
+    if not found:
+        return {files.voc_set.split: ()}
+    return {name: paths for name, paths in found.items() if not _belongs_to_a_class(name, paths, found)}
 
 
-def _is_class_list(path: Path) -> bool:
+def _belongs_to_a_class(name: str, paths: Sequence[Place], found: Collection[str]) -> bool:
+    return any(name.endswith(f"_{other}") for other in found) and all(map(_is_class_list, paths))
+
+
+def _stems(files: SetFiles, lists: Sequence[Place]) -> tuple[list[str], list[str]]:
+    """Returns the names of a split's images, and what is to be said about them."""
+    if not lists:
+        left_out = files.unannotated()
+        note = f"{counted(left_out, 'image')} of {files.voc_set.folders[0].images} without an annotation file left out"
+        return list(files.annotations), [note] if left_out else []
+    stems: dict[str, None] = {}
+    notes = []
+    for path in lists:
+        names = _image_names(path)
+        found = [files.resolved(name) for name in names]
+        stems.update(dict.fromkeys(found))
+        if changed := [name for name, stem in zip(names, found, strict=True) if name != stem]:
+            several = ("name is", "names are")
+            notes.append(
+                f"{path}: {counted(len(changed), several[0], several[1])} written otherwise than the files', "
+                f"the first {shown(changed[0])}; the files were found all the same"
+            )
+    return list(stems), notes
+
+
+def _is_class_list(path: Place) -> bool:
     """Whether every line of a list has the second column; so has a list without lines, of a class without images."""
-    lines = path.read_text(encoding="utf-8-sig", errors="replace").splitlines()
-    return all(CLASS_LIST_LINE.search(line.strip()) for line in lines if line.strip())
+    return all(CLASS_LIST_LINE.search(line.strip()) for line in _lines(path, errors="replace") if line.strip())
 
 
-def _image_names(path: Path) -> list[str]:
+def _image_names(path: Place) -> list[str]:
     """Reads a list of image names; a name that occurs twice counts once.
 
     Raises:
         ConversionError: The list is empty or no text, is one of a class, or a line is not a plain name.
     """
     try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
+        lines = _lines(path)
     except UnicodeDecodeError:
         raise ConversionError(f"{path}: is not a text file in UTF-8") from None
     names: dict[str, None] = {}
@@ -172,8 +145,8 @@ def _image_names(path: Path) -> list[str]:
         name = line.strip()
         if not name:
             continue
-        if "/" in name or "\\" in name or name == "..":
-            raise ConversionError(f"{path}: line {number} is {name!r}, expected the name of an image in JPEGImages")
+        if "/" in name or "\\" in name or "\0" in name or name == "..":
+            raise ConversionError(f"{path}: line {number} is {shown(name)}, expected the name of an image")
         names[name] = None
     if not names:
         raise ConversionError(f"{path}: holds no image names")
@@ -182,29 +155,8 @@ def _image_names(path: Path) -> list[str]:
     return list(names)
 
 
-class _Files:
-    """The files of a year's folder, listed once instead of being asked for one by one.
-
-    Args:
-        folder: The year's folder.
-    """
-
-    def __init__(self, folder: Path) -> None:
-        self._annotations = folder / "Annotations"
-        self._existing = {path.name for path in entries(self._annotations)}
-        # The preferred ending is entered last.
-        by_preference = sorted(
-            entries(folder / "JPEGImages"), key=lambda path: _rank(path.suffix.lower()), reverse=True
-        )
-        self._images = {path.stem: path for path in by_preference}
-        self._masks = {path.stem: path for path in entries(folder / "SegmentationObject") if path.suffix == ".png"}
-
-    def of(self, stem: str) -> VocImage:
-        return VocImage(self._annotations / f"{stem}.xml", self._images.get(stem), self._masks.get(stem))
-
-    def has_annotation(self, image: VocImage) -> bool:
-        return image.annotation.name in self._existing
-
-
-def _rank(ending: str) -> int:
-    return IMAGE_ENDINGS.index(ending) if ending in IMAGE_ENDINGS else len(IMAGE_ENDINGS)
+def _lines(path: Place, errors: str = "strict") -> list[str]:
+    try:
+        return path.read_text(encoding="utf-8-sig", errors=errors).splitlines()
+    except OSError as error:
+        raise unreadable(path, error) from error

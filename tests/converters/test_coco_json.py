@@ -5,32 +5,78 @@ import os
 import orjson
 import pytest
 
-from converters.coco_json import ImageRecord, make_document, writable_folder, write_json
+from converters.coco_json import Document, encode_record, writable_folder, write_documents
 from converters.errors import ConversionError
 
 
-def test_ids_count_up_and_records_stay_as_they_are():
-    records = [ImageRecord({"file_name": name}, [{"area": 1}, {"area": 2}]) for name in "ab"]
-    document = make_document(records, [{"id": 3, "name": "x"}], first_image_id=1)
-    assert [image["id"] for image in document["images"]] == [1, 2]
-    assert [(a["image_id"], a["id"]) for a in document["annotations"]] == [(1, 1), (1, 2), (2, 3), (2, 4)]
-    document = make_document(records, [{"id": 3, "name": "x"}], first_image_id=0)
-    assert [image["id"] for image in document["images"]] == [0, 1]
-    assert [(a["image_id"], a["id"]) for a in document["annotations"]] == [(0, 1), (0, 2), (1, 3), (1, 4)]
-    assert records[0].annotations == [{"area": 1}, {"area": 2}]
+@pytest.fixture
+def document(tmp_path):
+    def make(name="out", records=(), categories=(), first_image_id=1):
+        return Document(name, tmp_path / f"{name}.json", list(records), list(categories), first_image_id)
+
+    return make
 
 
-def test_write_replaces_the_file_and_leaves_nothing_else(tmp_path):
-    path = tmp_path / "out.json"
-    path.write_text("old")
-    write_json(path, {"images": []})
-    assert orjson.loads(path.read_bytes()) == {"images": []}
-    assert os.listdir(tmp_path) == ["out.json"]
+@pytest.mark.parametrize("first", [0, 1])
+def test_ids_of_images_count_from_the_first_and_those_of_annotations_from_1(document, first):
+    records = [encode_record({"file_name": name}, [{"area": 1}, {"area": 2}]) for name in "ab"]
+    made = document(records=records, categories=[{"id": 3, "name": "x"}], first_image_id=first)
+    write_documents([made])
+    assert orjson.loads(made.path.read_bytes()) == {
+        "images": [{"file_name": "a", "id": first}, {"file_name": "b", "id": first + 1}],
+        "categories": [{"id": 3, "name": "x"}],
+        "annotations": [
+            {"area": 1, "image_id": first, "id": 1},
+            {"area": 2, "image_id": first, "id": 2},
+            {"area": 1, "image_id": first + 1, "id": 3},
+            {"area": 2, "image_id": first + 1, "id": 4},
+        ],
+    }
 
 
-def test_written_file_has_the_usual_permissions(tmp_path):
+def test_names_of_classes_become_ids(document):
+    records = [encode_record({"file_name": "a"}, [{"area": 1}, {"area": 2}], ["dog", "cat"])]
+    made = document(records=records, categories=[{"id": 4, "name": "cat"}, {"id": 7, "name": "dog"}])
+    write_documents([made])
+    annotations = orjson.loads(made.path.read_bytes())["annotations"]
+    assert [annotation["category_id"] for annotation in annotations] == [7, 4]
+
+
+@pytest.mark.parametrize("pieces", [1, 2, 3, 1000])
+def test_files_are_the_same_however_many_images_are_written_at_a_time(document, monkeypatch, pieces):
+    # Images without annotations at the beginning, in the middle and at the end of a piece.
+    counts = (0, 0, 2, 0, 1, 0, 0)
+    records = [encode_record({"file_name": str(n)}, [{"area": n}] * count) for n, count in enumerate(counts)]
+    monkeypatch.setattr("converters.coco_json.IMAGES_PER_WRITE", pieces)
+    made = document(records=records)
+    write_documents([made])
+    images = [{"file_name": str(n), "id": 1 + n} for n in range(len(counts))]
+    annotations = [{"area": n, "image_id": 1 + n, "id": 1 + i} for i, n in enumerate((2, 2, 4))]
+    expected = {"images": images, "categories": [], "annotations": annotations}
+    assert made.path.read_bytes() == orjson.dumps(expected)
+
+
+def test_summary_counts_what_is_written(document):
+    records = [
+        encode_record({}, [{"iscrowd": 1, "segmentation": []}, {"iscrowd": 0, "ignore": 1}]),
+        encode_record({}, [{"iscrowd": 0}]),
+    ]
+    summary = document("val", records, [{"id": 1, "name": "x"}]).summary()
+    assert (summary.name, summary.images, summary.instances, summary.categories) == ("val", 2, 3, 1)
+    assert (summary.crowd, summary.ignored, summary.masks) == (1, 1, 1)
+
+
+def test_write_replaces_the_file_and_says_so(tmp_path, document):
+    (tmp_path / "out.json").write_text("old")
+    lines = write_documents([document(), document("new")])
+    assert lines == [f"{tmp_path / 'out.json'}: was there before, and has been replaced"]
+    assert orjson.loads((tmp_path / "out.json").read_bytes())["images"] == []
+    assert sorted(os.listdir(tmp_path)) == ["new.json", "out.json"]
+
+
+def test_written_file_has_the_usual_permissions(tmp_path, document):
     (tmp_path / "plain").touch()
-    write_json(tmp_path / "out.json", {})
+    write_documents([document()])
     assert (tmp_path / "out.json").stat().st_mode == (tmp_path / "plain").stat().st_mode
 
 
@@ -39,7 +85,7 @@ def test_written_file_has_the_usual_permissions(tmp_path):
     ("error", "expected"),
     [(OSError(28, "No space left on device"), ConversionError), (KeyboardInterrupt(), KeyboardInterrupt)],
 )
-def test_interrupted_write_leaves_the_old_file(tmp_path, monkeypatch, failing, error, expected):
+def test_interrupted_write_leaves_the_old_file(tmp_path, document, monkeypatch, failing, error, expected):
     def fail(*arguments):
         raise error
 
@@ -47,11 +93,26 @@ def test_interrupted_write_leaves_the_old_file(tmp_path, monkeypatch, failing, e
     path.write_text("old")
     monkeypatch.setattr(failing, fail)
     with pytest.raises(expected) as caught:
-        write_json(path, {"images": []})
+        write_documents([document()])
     if expected is ConversionError:
         assert str(caught.value) == f"{path}: cannot be written (No space left on device)"
     assert path.read_text() == "old"
     assert os.listdir(tmp_path) == ["out.json"]
+
+
+def test_a_disk_that_is_full_for_the_second_file_leaves_the_first_as_it_was(tmp_path, document, monkeypatch):
+    (tmp_path / "train.json").write_text("old")
+    calls = iter([None, OSError(28, "No space left on device")])
+
+    def sync(descriptor):
+        if (error := next(calls)) is not None:
+            raise error
+
+    monkeypatch.setattr("os.fsync", sync)
+    with pytest.raises(ConversionError, match=r"val\.json: cannot be written"):
+        write_documents([document("train"), document("val")])
+    assert (tmp_path / "train.json").read_text() == "old"
+    assert os.listdir(tmp_path) == ["train.json"]
 
 
 def test_writable_folder_is_created_and_kept_on_success(tmp_path):

@@ -1,16 +1,22 @@
 from __future__ import annotations
 
+import functools
 import logging
 import math
 import operator
 import os
+import re
 import signal
 import subprocess
 import sys
+import threading
+import time
+from pathlib import Path
 
 import pytest
 
 from converters.errors import ConversionError
+from converters.journal import Journal
 from converters.runner import map_files
 
 # Functions of the standard library: the other processes must be able to import them.
@@ -45,9 +51,26 @@ def test_skip_leaves_out_and_tells(nproc):
     assert [line.split(":")[0] for line in errors] == ["file -1", "file -2"]
 
 
-def test_a_process_that_dies_is_one_clear_error():
-    with pytest.raises(ConversionError, match=r"was killed \(out of memory\?\): try again with a smaller --nproc"):
-        run(os._exit, [1] * 20, nproc=2)
+@pytest.mark.parametrize(
+    ("function", "argument", "how"),
+    [
+        (signal.raise_signal, signal.SIGKILL, r"was killed \(out of memory\?\)"),
+        (signal.raise_signal, signal.SIGSEGV, r"crashed \(SIGSEGV\)"),
+        (os._exit, 3, r"ended by itself \(exit code 3\)"),
+    ],
+)
+def test_a_process_that_dies_is_one_clear_error(function, argument, how):
+    with pytest.raises(ConversionError) as caught:
+        run(function, [argument] * 20, nproc=2)
+    group = rf"while it worked on file {argument} or on one of the (7|3) files after it: "
+    assert re.fullmatch(f"one of 2 worker processes {how} {group}try again with a smaller --nproc", str(caught.value))
+
+
+@pytest.mark.parametrize("nproc", [1, 2])
+def test_memory_that_runs_out_is_no_fault_of_an_image(nproc):
+    items = [*range(10), sys.maxsize // 8, *range(10)]
+    with pytest.raises(ConversionError, match=r"^file \d+: out of memory; try again with a smaller --nproc$"):
+        run(bytearray, items, nproc=nproc, on_error="skip")
 
 
 CALL = "print(map_files(math.sqrt, [4] * 20, name_of=str, title='roots', nproc=2)[0])"
@@ -55,52 +78,86 @@ IMPORTS = "import math\nfrom converters.runner import map_files\n"
 
 
 @pytest.mark.parametrize("way", ["without a guard", "from stdin"])
-def test_a_program_that_workers_cannot_import_is_told_what_to_do(tmp_path, way):
+def test_workers_never_run_the_main_program(tmp_path, way):
     script = tmp_path / "script.py"
     script.write_text(IMPORTS + CALL)
     with script.open() as file:
         command = [sys.executable, "-" if way == "from stdin" else str(script)]
         result = subprocess.run(command, stdin=file, capture_output=True, text=True, timeout=60)
+    assert (result.stdout, result.stderr) == (f"{[2.0] * 20}\n", "")
+
+
+def test_a_function_that_workers_cannot_import_is_one_error(tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text(f"{IMPORTS}def root(value): return value\n{CALL.replace('math.sqrt', 'root')}")
+    result = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, timeout=60)
     assert result.returncode == 1
-    errors = [line for line in result.stderr.splitlines() if line.startswith("converters.errors.ConversionError: ")]
-    assert len(errors) == 1
-    assert "no worker process could start" in errors[0]
-    assert "not from stdin" in errors[0]
-    assert '`if __name__ == "__main__":`' in errors[0]
+    (line,) = [line for line in result.stderr.splitlines() if line.startswith("converters.errors.ConversionError: ")]
+    assert "a worker process could not be started (AttributeError: " in line
 
 
-def test_workers_have_nothing_of_this_process_but_its_imports(monkeypatch):
-    # A plain fork would hand them what this process has in memory, and the locks of its threads.
+def test_a_python_that_cannot_be_started_is_one_error(monkeypatch):
+    monkeypatch.setattr("sys.executable", "/nowhere/python")
+    with pytest.raises(ConversionError, match=r"^a worker process could not be started \(No such file or directory\)$"):
+        run(math.sqrt, [4] * 20, nproc=2)
+
+
+def test_what_functions_print_is_no_result(capfd):
+    assert run(print, ["text"] * 20, nproc=2) == ([None] * 20, [])
+    assert capfd.readouterr() == ("", "")
+
+
+def test_workers_have_nothing_of_this_process(monkeypatch):
     monkeypatch.setitem(logging._levelToName, logging.DEBUG, "of this process")
     assert set(run(logging.getLevelName, [logging.DEBUG] * 20, nproc=2)[0]) == {"DEBUG"}
     assert run(logging.getLevelName, [logging.DEBUG], nproc=1)[0] == ["of this process"]
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs the server that workers are forked from")
-@pytest.mark.parametrize("function", ["work.root", "functools.partial(functools.partial(work.root), digits=3)"])
-def test_workers_find_the_functions_module_imported(tmp_path, function):
-    imports = tmp_path / "imports.txt"
-    (tmp_path / "work.py").write_text(
-        f"import os, time\nwith open({str(imports)!r}, 'a') as file: file.write(f'{{os.getpid()}}\\n')\n"
-        "def root(value, digits=0):\n"
-        "    time.sleep(0.02)  # so that no worker is done before the others are up\n"
-        "    return round(value**0.5, digits)\n"
-    )
-    script = tmp_path / "script.py"
-    script.write_text(
-        "from converters.runner import map_files\nif __name__ == '__main__':\n    import functools\n    import work\n"
-        f"    print(len(map_files({function}, [4] * 80, name_of=str, title='roots', nproc=4)[0]))\n"
-    )
-    # Found as an installed module is: the server of some versions of Python does not look in a script's folder.
-    environment = os.environ | {"PYTHONPATH": str(tmp_path)}
-    result = subprocess.run([sys.executable, script], env=environment, capture_output=True, text=True, timeout=60)
-    assert (result.stdout, result.stderr) == ("80\n", "")
-    assert len(imports.read_text().splitlines()) == 2  # this process, and the workers' server
+def test_workers_leave_signals_of_the_terminal_to_the_parent():
+    blocked, _ = run(functools.partial(signal.pthread_sigmask, signal.SIG_BLOCK), [()] * 20, nproc=2)
+    assert {signal.SIGINT, signal.SIGTERM} <= set.intersection(*blocked)
 
 
-def test_workers_leave_ctrl_c_to_the_parent():
-    handlers, _ = run(signal.getsignal, [signal.SIGINT] * 20, nproc=2)
-    assert set(handlers) == {signal.SIG_IGN}
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="processes as on Linux")
+def test_an_interrupt_ends_many_workers_at_once():
+    """Each worker sleeps for a minute; the interrupt comes while they start, or a moment later."""
+    for delay in (0.05, 1.0):
+        threading.Timer(delay, os.kill, [os.getpid(), signal.SIGINT]).start()
+        began = time.monotonic()
+        with pytest.raises(KeyboardInterrupt):
+            run(time.sleep, [60] * 8 * 64, nproc=64)
+        assert time.monotonic() - began < delay + 5
+        assert _children() == []  # nor one that ended and was not waited for
+
+
+def _children():
+    tasks = Path(f"/proc/{os.getpid()}/task")
+    return [child for task in tasks.iterdir() for child in (task / "children").read_text().split()]
+
+
+def test_an_interrupted_run_goes_on_from_its_journal(tmp_path):
+    made = []
+    names = [str(tmp_path / str(number)) for number in range(30)]
+    for name in names:
+        Path(name).write_text(name)
+
+    def journal():
+        return Journal(tmp_path / "journal", "test", lambda name: [name], dict)
+
+    def convert(name):
+        if len(made) == 20:
+            raise KeyboardInterrupt
+        made.append(name)
+        return {"name": name}
+
+    with pytest.raises(KeyboardInterrupt), journal() as kept:
+        run(convert, names, nproc=1, journal=kept)
+    del made[:]
+    Path(names[3]).write_text("another size")
+    with journal() as kept:
+        results, errors = run(convert, names, nproc=1, journal=kept)
+    assert results == [{"name": name} for name in names]
+    assert made == [names[3], *names[16:]]  # whole groups are kept
 
 
 @pytest.mark.parametrize(
