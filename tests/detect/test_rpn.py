@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from detect.config import build_model
+from detect.models.assign import RandomSampler
 from detect.models.dense_heads.rpn import RPNHead
 from detect.models.detectors import total_loss
 from detect.models.losses import CrossEntropyLoss
@@ -92,6 +93,37 @@ def test_class_weights_of_a_softmax_are_the_foregrounds_and_the_backgrounds(make
     torch.testing.assert_close(losses[0] + losses[1], losses[2])
     with pytest.raises(InputError, match="RPNHead: loss_cls needs a class_weight of 1 numbers, got 2"):
         RPNHead(8, (8, 16), loss_cls=CrossEntropyLoss(use_sigmoid=True, class_weight=[1.0, 1.0]))
+
+
+@pytest.mark.parametrize(
+    ("border", "rows", "columns"),
+    [
+        (-1, range(4), range(6)),
+        (0, range(1, 3), range(1, 5)),
+        (1, range(1, 4), range(1, 6)),
+        (15, range(1, 4), range(1, 6)),
+        (16, range(4), range(6)),
+    ],
+)
+def test_how_far_anchors_may_reach_beyond_the_image(border, rows, columns, make_target):
+    """Anchors are 32 px wide and high, around the corners of cells of 16 px; the image is 96 px wide and 64 px high."""
+    everything = RandomSampler(10**6, 0.5, add_gt_as_proposals=False)
+    head = RPNHead(8, (16,), scales=[2.0], ratios=[1.0], allowed_border=border, sampler=everything)
+    (anchors,) = head.anchors.grids([(4, 6)])
+    (sample,) = head.sample_anchors(anchors, [(4, 6)], [make_target([])])
+    assert sample.negatives.tolist() == [6 * row + column for row in rows for column in columns]
+
+
+@pytest.mark.parametrize(
+    ("min_size", "sizes"), [(7.9, {(8, 32), (16, 16)}), (8, {(16, 16)}), (15.9, {(16, 16)}), (16, set())]
+)
+def test_the_smallest_proposals(min_size, sizes, make_target):
+    """They must be wider and higher."""
+    head = RPNHead(8, (32,), scales=[0.5], ratios=[1.0, 4.0], center_offset=0.5, min_size=min_size, nms_iou=1.0).eval()
+    torch.nn.init.zeros_(head.rpn_reg.weight)
+    ((boxes, _),) = head.propose([torch.randn(1, 8, 2, 3)], [make_target([])])
+    assert len(boxes) == 6 * len(sizes)
+    assert set(map(tuple, (boxes[:, 2:] - boxes[:, :2]).round().tolist())) == sizes
 
 
 @pytest.mark.parametrize("kind", list(WITHOUT_NECK))

@@ -172,3 +172,7 @@ def test_the_classic_rpn_reads_one_level_of_1024_channels() -> None:
         assert conv.weight.std().item() == pytest.approx(0.01, rel=0.05)
         assert conv.weight.mean().item() == pytest.approx(0.0, abs=0.001)
         assert not conv.bias.any()
+    rpn = model.bbox_head
+    assert (rpn.train_nms_pre, rpn.train_max_per_img) == (12000, 600)
+    assert (rpn.test_nms_pre, rpn.test_max_per_img) == (3000, 300)
+    assert (rpn.nms_iou, rpn.min_size, rpn.allowed_border) == (0.7, 16, 0)

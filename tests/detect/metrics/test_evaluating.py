@@ -142,6 +142,34 @@ def test_results_of_another_data_set(random_case, save, load):
         evaluate_results(replace(found, category_ids=found.category_ids * 0), index)
 
 
+NOT_OF_STREETS: list[Kind] = [kind for kind in KINDS if kind != "cityscapes"]
+
+
+def test_some_images_only_in_every_kind(random_case, save, load):
+    truth, results = random_case(0)
+    index = save(truth)
+    ids = [10, 13, 15]
+    part = evaluate_results(load(results, index), index, NOT_OF_STREETS, image_ids=ids)
+    images = [image for image in truth["images"] if image["id"] in ids]
+    objects = [row for row in truth["annotations"] if row["image_id"] in ids]
+    index = save({**truth, "images": images, "annotations": objects})
+    alone = evaluate_results(load([row for row in results if row["image_id"] in ids], index), index, NOT_OF_STREETS)
+    assert [scores.metrics for scores in part] == [scores.metrics for scores in alone]
+
+
+def test_the_order_of_images_and_classes_makes_no_difference(random_case, save, load):
+    truth, results = random_case(0)
+    index = save(truth)
+    first = evaluate_results(load(results, index), index, NOT_OF_STREETS)
+    index = save({**truth, "images": truth["images"][::-1], "categories": truth["categories"][::-1]})
+    assert index.image_ids[0] > index.image_ids[-1]
+    for one, other in zip(first, evaluate_results(load(results, index), index, NOT_OF_STREETS), strict=True):
+        assert other.metrics == pytest.approx(one.metrics, abs=1e-12)
+        assert list(other.per_class) == list(one.per_class)[::-1]
+        for name, numbers in one.per_class.items():
+            assert other.per_class[name] == pytest.approx(numbers, abs=1e-12, nan_ok=True)
+
+
 def test_a_folder_to_keep_files_in_that_cannot_be_written(streets_files, run, tmp_path):
     (tmp_path / "file").write_text("")
     done = run("eval", *streets_files, "--eval", "cityscapes", "--cityscapes-out", tmp_path / "file" / "out")
@@ -155,6 +183,7 @@ def test_the_function_refuses_other_kinds(files):
         Options(voc_mode="circle")
     with pytest.raises(InputError, match=r"voc_ious are \[\]"):
         Options(voc_ious=())
+    assert Options(voc_ious=(1.0,)).voc_ious == (1.0,)
     assert detect.evaluate_results(*files, ["bbox"])[0].kind == "bbox"
 
 

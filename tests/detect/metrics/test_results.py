@@ -102,6 +102,22 @@ def test_a_file_is_read_as_it_was_written(masks, index, tmp_path):
         assert boxes[1 - number] == results.boxes[1 - number].tolist()
 
 
+def test_masks_are_of_their_images_sizes_in_whatever_order_these_come(save, tmp_path):
+    widths = {42: 8, 7: 9, 9: 10}
+    index = save(
+        {
+            "images": [{"id": id_, "file_name": f"{id_}.jpg", "width": w, "height": 6} for id_, w in widths.items()],
+            "categories": [{"id": 1, "name": "box"}],
+            "annotations": [],
+        }
+    )
+    found = {id_: rle(np.ones((6, width))) for id_, width in widths.items()}
+    rows = [{"image_id": id_, "category_id": 1, "score": 0.5, "segmentation": found[id_]} for id_ in (7, 9, 42)]
+    path = tmp_path / "results.json"
+    path.write_text(json.dumps(rows))
+    assert read_results(path, index).boxes[:, 2].tolist() == [9, 10, 8]
+
+
 GOOD = {"image_id": 7, "category_id": 13, "bbox": [1, 2, 3, 4], "score": 0.5}
 MASK = {"size": [6, 8], "counts": "=200"}
 
