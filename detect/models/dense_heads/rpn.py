@@ -56,7 +56,8 @@ class RPNHead(nn.Module):
             without one.
         loss_bbox: A loss of boxes, decoded for those that take boxes (IoU); smooth L1 with beta 1/9 without one.
         nms_iou: Of two proposals of a level with a greater IoU only the better is kept.
-        min_size: Proposals must be wider and higher than this many pixels.
+        min_size: Proposals must be wider and higher than this many pixels of the network's input (where OpenMMLab's RPN
+            alone, not that of two stages, measures them in the original image when it is tested).
         train_nms_pre: Proposals of a level before NMS in training.
         train_max_per_img: Proposals of an image after NMS in training.
         test_nms_pre: The same in evaluation.
