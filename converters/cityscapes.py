@@ -11,38 +11,27 @@ from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from converters.coco_json import ImageRecord, make_document, summarize, writable_folder, write_json
+from converters.archives import Place
+from converters.cityscapes_image import Choices, Converted, Outline, Source, convert_pair
+from converters.cityscapes_labels import chosen_labels
+from converters.cityscapes_layout import ENDINGS, ImagePair, Labels, find_pairs, find_parts
+from converters.coco_json import Document, writable_folder, write_documents
 from converters.errors import ConversionError
-from converters.folders import checked_name, chosen, entries, existing_root, is_folder
-from converters.images import image_size, read_label_image
 from converters.report import ConversionReport, SplitSummary, counted
-from converters.rle import encode_label_image
 from converters.runner import OnError, map_files
 from converters.signals import exit_on_sigterm
 
-ROOT_VARIABLE = "CITYSCAPES_DATASET"
-DEFAULT_ROOT = Path("data/cityscapes")
-SPLIT_ORDER = ("train", "val", "test")
-IMAGE_ENDING = "_leftImg8bit.png"
-INSTANCES_ENDING = "_gtFine_instanceIds.png"
-LABELS_ENDING = "_gtFine_labelIds.png"
-
-FIRST_LABEL_WITH_INSTANCES = 24
-IDS_PER_LABEL = 1000
-
-
-@dataclass(frozen=True)
-class ImagePair:
-    """An image and its label image; either may be missing on disk."""
-
-    image: Path
-    instances: Path
+PUBLISHED = {
+    "gtFine": {"train": 2975, "val": 500, "test": 1525},
+    "gtCoarse": {"train": 2975, "val": 500, "train_extra": 19998},
+}
+"""Number of images of each split (https://www.cityscapes-dataset.com/downloads)."""
+JOURNAL_NAME = ".cityscapes.resume"
+LABELS_ENDING = "labelIds.png"
 
 
 def convert_cityscapes(
@@ -50,199 +39,146 @@ def convert_cityscapes(
     output: str | os.PathLike[str] | None = None,
     *,
     splits: Sequence[str] | None = None,
+    labels: Labels = "gtFine",
+    source: Source = "instance-ids",
+    classes: Sequence[str] | None = None,
+    min_area: int = 0,
+    outline: Outline | None = None,
     nproc: int | None = None,
     on_error: OnError = "fail",
+    resume: bool = False,
+    dry_run: bool = False,
     show_progress: bool = False,
 ) -> ConversionReport:
-    """Writes ``instancesonly_filtered_gtFine_<split>.json`` for each split.
+    """Writes ``instancesonly_filtered_<labels>_<split>.json`` for each split.
 
     Nothing is written before every split has been converted.
 
     Args:
-        root: The folder with ``leftImg8bit`` and ``gtFine``; by default ``$CITYSCAPES_DATASET``, then
-            ``data/cityscapes``. Where the variable is set, only that folder is meant.
-        output: The folder to write into; by default ``annotations`` in the root.
-        splits: Which splits; by default all that have annotations.
+        root: A folder with ``leftImg8bit`` and ``gtFine`` or the archives of these, or one such archive, as
+            ``converters.cityscapes_layout`` tells; by default ``$CITYSCAPES_DATASET``, then ``data/cityscapes``. Where
+            the variable is set, only that folder is meant. Without images, sizes are those of the labels.
+        output: The folder to write into; by default ``annotations`` in the root, or beside an archive.
+        splits: Which splits; by default all that have annotations. The split "test" may be named without having any:
+            its file then lists images only.
+        labels: Which annotations, ``"gtFine"`` or ``"gtCoarse"``.
+        source: From which files: ``"instance-ids"``, the label images, or ``"polygons"``, the annotators' polygons,
+            which give the same where the label images were made of them.
+        classes: Names of the labels to convert; by default those that Cityscapes evaluates.
+        min_area: Objects of fewer pixels are left out; crowd regions are not.
+        outline: Makes polygons of the objects' masks, such as ``dpipe.outlines.outline_masks.outline_masks``: takes
+            run-length masks and returns what is to be their ``segmentation``. Other processes import it by its name.
+            By default masks are written as run lengths, and those of crowd regions always.
         nproc: Number of processes; by default as many as there are cores. The files do not depend on it.
         on_error: ``"skip"`` leaves out images that cannot be converted, and lists them in the report.
+        resume: Whether to keep what is done in a file of the output folder, and to go on from such a file.
+        dry_run: Whether to tell what would be written instead of doing it.
         show_progress: Whether to show progress on stderr.
 
     Returns:
         What was written and what was left out.
 
     Raises:
-        ConversionError: No data, a named split is missing or has no annotations, a folder cannot be read, an image or a
-            label image is missing, damaged, of another size than its partner or of a name that is not UTF-8, an
-            instance id has no label, or the output folder cannot be written into.
+        ConversionError: No data, a named split or class is missing, a split has no annotations, a folder or archive
+            cannot be read, an image or its labels are missing, damaged, of different sizes or of a name that is not
+            UTF-8, an instance id has no label, an argument is wrong, or the output folder cannot be written into.
     """
-    root = find_root(root)
-    pairs, notes = find_pairs(root, splits)
-    output = Path(output) if output is not None else root / "annotations"
-    names = {split: f"instancesonly_filtered_gtFine_{split}.json" for split in pairs}
+    if labels not in PUBLISHED or source not in ENDINGS or min_area < 0:
+        raise ConversionError(
+            f"labels, source and min_area are {labels!r}, {source!r} and {min_area!r}, expected one of "
+            f"{', '.join(PUBLISHED)}, one of {', '.join(ENDINGS)} and a number of pixels"
+        )
+    choices = Choices(labels, source, chosen_labels(classes), min_area, outline)
+    categories = [{"id": label.id, "name": label.name} for label in choices.labels]
+    parts = find_parts(root, labels)
+    pairs, notes = find_pairs(parts, splits, source)
+    notes += differences(labels, pairs)
+    output = Path(output) if output is not None else parts.home / "annotations"
+    paths = {split: output / f"instancesonly_filtered_{labels}_{split}.json" for split in pairs}
+    if dry_run:
+        planned = [
+            SplitSummary(split, len(of_split), 0, 0, 0, 0, len(categories), paths[split])
+            for split, of_split in pairs.items()
+        ]
+        return ConversionReport(planned, notes=notes, planned=True)
     with ExitStack() as stack:
         stack.enter_context(exit_on_sigterm())
-        stack.enter_context(writable_folder(output, list(names.values())))
-        records, skipped = map_files(
-            read_pair,
-            [pair for split_pairs in pairs.values() for pair in split_pairs],
-            name_of=lambda pair: str(pair.instances),
+        stack.enter_context(writable_folder(output, [path.name for path in paths.values()]))
+        journal = None
+        if resume:
+            from converters.journal import Journal
+
+            journal = stack.enter_context(Journal(output / JOURNAL_NAME, _described(choices), files_of, Converted))
+        results, skipped = map_files(
+            functools.partial(convert_pair, choices=choices),
+            [pair for of_split in pairs.values() for pair in of_split],
+            name_of=str,
             title="cityscapes",
             nproc=nproc,
             on_error=on_error,
             show_progress=show_progress,
+            journal=journal,
         )
-        remaining = iter(records)
-        documents = {}
-        for split, split_pairs in pairs.items():
-            of_split = [next(remaining) for _ in split_pairs]
-            documents[split] = make_document(
-                [record for record in of_split if record is not None], categories(), first_image_id=0
-            )
-            if not documents[split]["images"]:
+        remaining = iter(results)
+        documents = []
+        for split, of_split in pairs.items():
+            records = [result.record for result in (next(remaining) for _ in of_split) if result is not None]
+            if not records:
                 raise ConversionError(
-                    f"{root}: no image of the split {split} could be converted; the first: {skipped[0]}"
+                    f"{parts.root}: no image of the split {split} could be converted; the first: {skipped[0]}"
                 )
-        for split, document in documents.items():
-            write_json(output / names[split], document)
-    summaries = [summarize(split, document, output / names[split]) for split, document in documents.items()]
-    return ConversionReport(summaries, skipped, notes + doubts(summaries))
+            documents.append(Document(split, paths[split], records, categories, first_image_id=0))
+        replaced = write_documents(documents)
+        if journal is not None:
+            journal.finish()
+    summaries = [document.summary() for document in documents]
+    converted = [result for result in results if result is not None]
+    notes += doubts(summaries, choices) + left_out(converted, choices) + replaced
+    return ConversionReport(summaries, skipped, notes)
 
 
-def find_root(root: str | os.PathLike[str] | None) -> Path:
-    """Returns the data set's folder.
-
-    Raises:
-        ConversionError: It does not exist, or lacks ``leftImg8bit`` or ``gtFine``.
-    """
-    if root is not None:
-        candidates: list[tuple[str, Path | None]] = [(str(root), Path(root))]
-    elif value := os.environ.get(ROOT_VARIABLE):
-        # Whoever sets it means that folder: another data set in its place would go unnoticed.
-        candidates = [(f"${ROOT_VARIABLE} = {value}", Path(value))]
-    else:
-        candidates = [(f"${ROOT_VARIABLE} (not set)", None), (str(DEFAULT_ROOT), DEFAULT_ROOT)]
-    found = existing_root(candidates, "Cityscapes data set")
-    for name in ("leftImg8bit", "gtFine"):
-        if not is_folder(found / name):
-            raise ConversionError(f"{found}: has no folder {name}, expected leftImg8bit and gtFine")
-    return found
+def files_of(pair: ImagePair) -> list[Place]:
+    """Returns the files that an image's conversion depends on."""
+    return [place for place in (pair.labels, pair.image) if place is not None]
 
 
-def find_pairs(root: Path, splits: Sequence[str] | None) -> tuple[dict[str, list[ImagePair]], list[str]]:
-    """Lists images and label images, matched by city and name.
-
-    Args:
-        root: The data set's folder.
-        splits: Which splits; None for all that have annotations.
-
-    Returns:
-        For each split the pairs, sorted, and a note for each split that was left out.
-
-    Raises:
-        ConversionError: A named split is missing or has no annotations, a folder cannot be read, or nothing is left.
-    """
-    images, annotations = root / "leftImg8bit", root / "gtFine"
-    folders = [path.name for path in entries(images) if is_folder(path)]
-    found = sorted(
-        folders, key=lambda name: (SPLIT_ORDER.index(name) if name in SPLIT_ORDER else len(SPLIT_ORDER), name)
-    )
-    pairs: dict[str, list[ImagePair]] = {}
-    notes = []
-    for split in chosen("split", found, splits, images):
-        image_keys = _keys(images / split, IMAGE_ENDING)
-        instance_keys = _keys(annotations / split, INSTANCES_ENDING)
-        if not instance_keys:
-            line = f"the split {split} has no annotations ({annotations / split}/*/*{INSTANCES_ENDING})"
-            if splits:
-                raise ConversionError(f"{root}: {line}")
-            notes.append(f"left out: {line}")
-            continue
-        pairs[split] = [
-            ImagePair(images / split / (key + IMAGE_ENDING), annotations / split / (key + INSTANCES_ENDING))
-            for key in sorted(image_keys | instance_keys)
-        ]
-    if not pairs:
-        raise ConversionError(f"{root}: no split has annotations (gtFine/<split>/<city>/*{INSTANCES_ENDING})")
-    return pairs, notes
+def _described(choices: Choices) -> str:
+    """Returns all that an image's conversion depends on beside its files."""
+    ids = [label.id for label in choices.labels]
+    return f"cityscapes {choices.kind} {choices.source} {ids} {choices.min_area} {choices.outline is not None}"
 
 
-def _keys(folder: Path, ending: str) -> set[str]:
-    """Returns "city/name" of all files with the ending."""
-    return {
-        f"{city.name}/{path.name.removesuffix(ending)}"
-        for city in entries(folder)
-        for path in entries(city)
-        if path.name.endswith(ending)
-    }
-
-
-def doubts(summaries: Sequence[SplitSummary]) -> list[str]:
-    """Returns a line for each split whose label images seem to be something else than instance ids."""
+def differences(labels: Labels, pairs: Mapping[str, Sequence[ImagePair]]) -> list[str]:
+    """Returns a line for each split that has another number of images than Cityscapes published."""
+    published = PUBLISHED[labels]
     return [
-        f"the split {summary.name} has {counted(summary.crowd, 'crowd region')} and not one instance: its files "
-        f"*{INSTANCES_ENDING} may hold label ids (*{LABELS_ENDING}) instead"
-        for summary in summaries
-        if summary.crowd == summary.instances > 0
+        f"the split {split} has {counted(len(found), 'image')}; Cityscapes published {published[split]}"
+        for split, found in pairs.items()
+        if split in published and len(found) != published[split]
     ]
 
 
-def read_pair(pair: ImagePair) -> ImageRecord:
-    """Converts one image.
+def doubts(summaries: Sequence[SplitSummary], choices: Choices) -> list[str]:
+    """Returns a line for each split whose label images seem to be something else than instance ids."""
+    return [
+        f"the split {summary.name} has {counted(summary.crowd, 'crowd region')} and not one instance: its files "
+        f"*_{choices.kind}_{ENDINGS[choices.source]} may hold label ids (*_{choices.kind}_{LABELS_ENDING}) instead"
+        for summary in summaries
+        if choices.source == "instance-ids" and summary.crowd == summary.instances > 0
+    ]
 
-    Raises:
-        ConversionError: A file is missing or damaged or has a name that is not UTF-8, the sizes differ, or an instance
-            id has no label.
-    """
-    city = pair.image.parent.name
-    file_name = checked_name(f"{city}/{pair.image.name}", pair.image)
-    for path, partner in ((pair.instances, pair.image), (pair.image, pair.instances)):
-        if not path.is_file():
-            raise ConversionError(f"{path}: is missing, although there is {partner}")
-    labels = read_label_image(pair.instances)
-    height, width = labels.shape
-    image_width, image_height = image_size(pair.image)
-    if (image_width, image_height) != (width, height):
-        raise ConversionError(
-            f"{pair.instances}: is {width}x{height}, but its image {pair.image} is {image_width}x{image_height}"
-        )
 
-    annotations: list[dict[str, Any]] = []
-    for instance in encode_label_image(labels, minimum=FIRST_LABEL_WITH_INSTANCES):
-        crowd = instance.id < IDS_PER_LABEL
-        label = instance.id if crowd else instance.id // IDS_PER_LABEL
-        if label not in _labels():
-            raise ConversionError(
-                f"{pair.instances}: instance id {instance.id} has no label (Cityscapes has no label {label})"
+def left_out(converted: Sequence[Converted], choices: Choices) -> list[str]:
+    """Returns lines for objects that were too small, and for masks that could not be written as polygons."""
+    lines = []
+    if small := sum(result.small for result in converted):
+        lines.append(f"left out: {counted(small, 'object')} of fewer than {choices.min_area} pixels")
+    if kept := sum(result.masks_kept for result in converted):
+        lines.append(
+            counted(
+                kept,
+                "object has holes, which COCO's polygons cannot tell: its mask is written as run lengths",
+                "objects have holes, which COCO's polygons cannot tell: their masks are written as run lengths",
             )
-        if _labels()[label] is None:
-            continue
-        annotations.append(
-            {
-                "iscrowd": int(crowd),
-                "category_id": label,
-                "bbox": list(instance.bbox),
-                "area": instance.area,
-                "segmentation": instance.segmentation(),
-            }
         )
-    name = pair.image.name.removesuffix(IMAGE_ENDING)
-    image = {
-        "file_name": file_name,
-        "height": height,
-        "width": width,
-        "segm_file": f"{city}/{name}{LABELS_ENDING}",
-    }
-    return ImageRecord(image, annotations)
-
-
-def categories() -> list[dict[str, Any]]:
-    """Returns the categories that are evaluated with instances; their ids are Cityscapes' label ids."""
-    return [{"id": label, "name": name} for label, name in _labels().items() if name is not None]
-
-
-@functools.cache
-def _labels() -> dict[int, str | None]:
-    """Maps every label id to its name, or to None where the label has no instances or is ignored in evaluation."""
-    from cityscapesscripts.helpers.labels import labels
-
-    return {label.id: label.name if label.hasInstances and not label.ignoreInEval else None for label in labels}
+    return lines

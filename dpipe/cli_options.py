@@ -10,6 +10,8 @@ from typer.core import TyperCommand
 
 IsValue = Callable[[str], bool]
 
+ARCHIVE_ENDINGS = (".zip", ".tar")
+
 
 def several_values(options: Mapping[str, IsValue]) -> type[TyperCommand]:
     """Makes the class of a command whose options take several values in a row as well as being repeated.
@@ -56,13 +58,13 @@ def names_beside(*marks: str) -> IsValue:
         marks: What the folder of a data set holds, as patterns of ``Path.glob``.
 
     Returns:
-        Whether a word counts as a name: a path does not, nor does a folder that holds one of the marks. Any other file
-        or folder may have a split's name.
+        Whether a word counts as a name: a path does not, nor does a folder that holds one of the marks, nor an archive.
+        Any other file or folder may have a split's name.
     """
 
     def is_name(word: str) -> bool:
         path = Path(word)
-        if path.name != word or word in ("", ".."):
+        if path.name != word or word in ("", "..") or path.suffix.lower() in ARCHIVE_ENDINGS:
             return False
         return not any(True for mark in marks for _ in path.glob(mark))
 

@@ -1,9 +1,12 @@
 from __future__ import annotations
 
+import zipfile
+
 import numpy as np
 import pytest
 from PIL import Image
 
+from converters.archives import open_place
 from converters.errors import ConversionError
 from converters.images import image_size, is_shown_transposed, read_label_image
 
@@ -89,3 +92,44 @@ def test_unreadable_files(tmp_path, content, line, read):
         path.write_bytes(content)
     with pytest.raises(ConversionError, match=rf"image\.png: {line}"):
         read(path)
+
+
+@pytest.mark.parametrize("height", [1, 63, 64, 65, 130])
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.int32, bool])
+def test_tall_label_images_are_whole(tmp_path, height, dtype):
+    labels = np.random.default_rng(0).integers(0, 2 if dtype is bool else 200, (height, 5)).astype(dtype)
+    Image.fromarray(labels).save(tmp_path / "labels.tiff")
+    np.testing.assert_array_equal(read_label_image(tmp_path / "labels.tiff"), labels)
+
+
+@pytest.mark.parametrize("name", ["image.png", "image.jpg", "image.bmp"])
+def test_images_in_archives(tmp_path, name):
+    whole = noise(tmp_path / name).read_bytes()
+    with zipfile.ZipFile(tmp_path / "x.zip", "w", zipfile.ZIP_DEFLATED) as file:
+        file.writestr("whole/" + name, whole)
+        file.writestr("cut/" + name, whole[:20])
+    archive = open_place(tmp_path / "x.zip")
+    assert image_size(archive / "whole" / name) == (48, 64)
+    with pytest.raises(ConversionError, match=rf"x\.zip/cut/{name}: (cannot be read as an image|is not an image)"):
+        image_size(archive / "cut" / name)
+    with pytest.raises(ConversionError, match=rf"x\.zip/none/{name}: is missing"):
+        image_size(archive / "none" / name)
+
+
+def test_label_images_in_archives(tmp_path):
+    labels = np.array([[0, 7], [33, 65535]], np.uint16)
+    Image.fromarray(labels).save(tmp_path / "labels.png")
+    with zipfile.ZipFile(tmp_path / "x.zip", "w") as file:
+        file.write(tmp_path / "labels.png", "labels.png")
+    np.testing.assert_array_equal(read_label_image(open_place(tmp_path / "x.zip") / "labels.png"), labels)
+
+
+def test_a_label_image_whose_checksum_is_wrong_is_refused(tmp_path):
+    path = tmp_path / "labels.png"
+    Image.fromarray(np.zeros((4, 5), np.uint16)).save(path)
+    data = bytearray(path.read_bytes())
+    at = data.index(b"IDAT")
+    data[data.index(b"IEND") - 5] ^= 1  # the last byte of the pixels' checksum
+    path.write_bytes(data)
+    with pytest.raises(ConversionError, match=rf"\(the checksum of a chunk is wrong, at byte {at - 4}\)"):
+        read_label_image(path)
