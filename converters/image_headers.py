@@ -22,7 +22,7 @@ O_BINARY = getattr(os, "O_BINARY", 0)
 
 
 def quick_size(path: str) -> tuple[int, int] | None:
-    """Reads the size of a JPEG or PNG on the disk whose header is as usual and whose last bytes are those of a whole one.
+    """Reads the size of a JPEG or PNG whose header is as usual and whose last bytes are those of a whole file.
 
     Returns:
         Width and height in pixels; None where it takes a closer look, whatever the reason.

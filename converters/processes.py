@@ -30,7 +30,7 @@ PROGRAM = "import sys; sys.path[:] = {path!r}; from converters.worker import mai
 
 
 @dataclass(frozen=True)
-class WorkerDied(Exception):
+class WorkerDiedError(Exception):
     """A worker process ended before its work did.
 
     Attributes:
@@ -68,7 +68,7 @@ def in_processes(
 
     Raises:
         ConversionError: A process could not be started.
-        WorkerDied: A process ended before its work did.
+        WorkerDiedError: A process ended before its work did.
     """
     pool = _Pool(function, groups)
     try:
@@ -148,14 +148,14 @@ class _Pool:
                     process.kill()  # whatever it is at, its results are here or not wanted
         except (EOFError, OSError, pickle.UnpicklingError):
             if not self._stopped:
-                self.events.put(_Failed(WorkerDied(waiting[0] if waiting else None, process.wait())))
+                self.events.put(_Failed(WorkerDiedError(waiting[0] if waiting else None, process.wait())))
         except Exception as error:
             self.events.put(_Failed(error))
 
     def _start_process(self) -> subprocess.Popen[bytes]:
         if hasattr(signal, "pthread_sigmask"):
-            # Of this thread alone, and inherited: a signal for all processes of a terminal never reaches the worker, not
-            # even while Python starts. Its parent ends it.
+            # Of this thread alone, and inherited: a signal for all processes of a terminal never reaches the worker,
+            # not even while Python starts. Its parent ends it.
             signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
         program = PROGRAM.format(path=[os.path.abspath(folder) for folder in sys.path])
         return subprocess.Popen(

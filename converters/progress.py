@@ -36,21 +36,37 @@ def _bar(title: str, total: int) -> Iterator[Callable[[int], None]]:
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    columns = (
+        *(TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[rate]}")),
+        TimeRemainingColumn(),
+    )
+    began = time.monotonic()
+    done = 0
+
+    def advance(count: int) -> None:
+        nonlocal done
+        done += count
+        bar.update(task, advance=count, rate=_rate(done, began))
+
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task(title, total=total)
-        yield lambda count: bar.advance(task, count)
+        task = bar.add_task(title, total=total, rate="")
+        yield advance
 
 
 def _lines(title: str, total: int) -> Callable[[int], None]:
     done = 0
-    last_line = time.monotonic()
+    began = last_line = time.monotonic()
 
     def advance(count: int) -> None:
         nonlocal done, last_line
         done += count
         if time.monotonic() - last_line >= SECONDS_BETWEEN_LINES:
             last_line = time.monotonic()
-            print(f"{title}: {done}/{total}", file=sys.stderr)
+            left = (last_line - began) * (total - done) / done
+            print(f"{title}: {done}/{total}, {_rate(done, began)}, {left:.0f} s left", file=sys.stderr)
 
     return advance
+
+
+def _rate(done: int, began: float) -> str:
+    return f"{done / max(time.monotonic() - began, 1e-9):.1f} images/s"

@@ -9,7 +9,7 @@ from contextlib import closing
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from converters.errors import ConversionError
-from converters.processes import WorkerDied, in_processes
+from converters.processes import WorkerDiedError, in_processes
 from converters.progress import progress
 from converters.report import counted
 from converters.worker import Outcome, apply
@@ -112,11 +112,13 @@ def _outcomes(
         return
     try:
         yield from in_processes(function, groups, workers)
-    except WorkerDied as death:
+    except WorkerDiedError as death:
         raise ConversionError(_obituary(death, groups, workers, name_of)) from death
 
 
-def _obituary(death: WorkerDied, groups: Sequence[Sequence[Item]], workers: int, name_of: Callable[[Item], str]) -> str:
+def _obituary(
+    death: WorkerDiedError, groups: Sequence[Sequence[Item]], workers: int, name_of: Callable[[Item], str]
+) -> str:
     """Tells of a process that died, and at which files."""
     if -death.status == KILLED:
         how = "was killed (out of memory?)"

@@ -29,7 +29,7 @@ from converters.runner import OnError, map_files
 from converters.signals import exit_on_sigterm
 from converters.voc_classes import find_classes
 from converters.voc_files import File
-from converters.voc_image import Converted, MaskFormat, convert_image
+from converters.voc_image import Converted, Outline, convert_image
 from converters.voc_layout import SetFiles, VocImage, find_sets
 from converters.voc_repairs import lines_of, where
 from converters.voc_splits import Split, find_splits
@@ -47,7 +47,7 @@ def convert_voc(
     splits: Sequence[str] | None = None,
     joined: bool = True,
     box_origin: int = 1,
-    masks: MaskFormat = "rle",
+    outline: Outline | None = None,
     strict: bool = False,
     nproc: int | None = None,
     on_error: OnError = "fail",
@@ -66,7 +66,8 @@ def convert_voc(
         splits: Which files of ``ImageSets/Main``; by default all that have annotations.
         joined: Whether splits of the same name in several years become one file; else there is a file for each year.
         box_origin: The number that the data set gives to the first pixel, 1 (Pascal VOC) or 0.
-        masks: Whether masks are written as run lengths or as polygons.
+        outline: Makes polygons of masks, such as ``dpipe.outlines.outline_masks.outline_masks``; other processes import
+            it by its name. By default masks are written as run lengths.
         strict: Whether to refuse what would be put right or left out.
         nproc: Number of processes; by default as many as there are cores. The files do not depend on it.
         on_error: ``"skip"`` leaves out images that cannot be converted, and lists them in the report.
@@ -91,7 +92,7 @@ def convert_voc(
         return ConversionReport([_planned(split, output) for split in found], notes=notes, planned=True)
     # An image is converted once, however many splits it is in (train and trainval, say).
     images = list({image.annotation: image for split in found for image in split.images}.values())
-    convert = functools.partial(convert_image, box_origin=box_origin, masks=masks, strict=strict)
+    convert = functools.partial(convert_image, box_origin=box_origin, outline=outline, strict=strict)
     with ExitStack() as stack:
         stack.enter_context(exit_on_sigterm())
         stack.enter_context(writable_folder(output, [split.file_name for split in found]))
@@ -99,7 +100,7 @@ def convert_voc(
         if resume:
             from converters.journal import Journal
 
-            options = f"voc {box_origin} {masks} {strict}"
+            options = f"voc {box_origin} {outline is not None} {strict}"
             journal = stack.enter_context(Journal(output / JOURNAL_NAME, options, files_of, Converted))
         results, skipped = map_files(
             convert,

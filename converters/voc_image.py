@@ -9,8 +9,9 @@ from __future__ import annotations
 import functools
 import os
 import sys
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any
 
 import orjson
 
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
 
     from converters.rle import InstanceRLE
 
-MaskFormat = Literal["rle", "polygon"]
+Outline = Callable[[Sequence[dict[str, Any]]], list[Any]]
 Box = tuple[float, float, float, float]
 Repairs = list[tuple[str, str]]
 
@@ -54,13 +55,15 @@ class Converted:
     maskless: int = 0
 
 
-def convert_image(image: VocImage, *, box_origin: int, masks: MaskFormat = "rle", strict: bool = False) -> Converted:
+def convert_image(
+    image: VocImage, *, box_origin: int, outline: Outline | None = None, strict: bool = False
+) -> Converted:
     """Converts one image.
 
     Args:
         image: Its files.
         box_origin: The number that the data set gives to the first pixel, 1 (Pascal VOC) or 0.
-        masks: How masks are written.
+        outline: Makes polygons of masks: takes run lengths, returns what is to be their ``segmentation``.
         strict: Whether to refuse what would be put right or left out.
 
     Raises:
@@ -87,9 +90,12 @@ def convert_image(image: VocImage, *, box_origin: int, masks: MaskFormat = "rle"
         kind, detail = repairs[0]
         more = f", and {len(repairs) - 1} more" if len(repairs) > 1 else ""
         raise ConversionError(f"{image.annotation}: {detail} ({kind}{more}); refused, as --strict is set")
+    segmentations: list[Any] = [None if mask is None else mask.segmentation() for mask in matched]
+    if outline is not None:
+        segmentations = [None if mask is None else outline([mask])[0] for mask in segmentations]
     record = ImageRecord(
         b'{"file_name":%b,"height":%d,"width":%d}' % (orjson.dumps(file_name), height, width),
-        tuple([_entry(*values) for values in zip(objects, boxes, matched, strict=True)]),
+        tuple([_entry(*values) for values in zip(objects, boxes, matched, segmentations, strict=True)]),
         tuple([sys.intern(item.name) for item in objects]),
         ignored=sum([item.difficult > 0 for item in objects]),
         masks=len(objects) - matched.count(None),
@@ -195,7 +201,7 @@ def _masks(file: File, boxes: list[Box], width: int, height: int, repairs: Repai
     return matched
 
 
-def _entry(item: VocObject, box: Box, mask: InstanceRLE | None) -> bytes:
+def _entry(item: VocObject, box: Box, mask: InstanceRLE | None, segmentation: Any) -> bytes:
     """Writes an annotation: by a format, as ``orjson`` leaves most of a page unused behind every small text."""
     _, _, pose, truncated, difficult, occluded = item
     left, top, right, bottom = box
@@ -204,7 +210,7 @@ def _entry(item: VocObject, box: Box, mask: InstanceRLE | None) -> bytes:
     entry = ENTRY % (left, top, width, height, area, difficult > 0, difficult, truncated, occluded, _quoted(pose))
     if mask is None:
         return entry
-    return b'%b,"segmentation":%b}' % (entry[:-1], orjson.dumps(mask.segmentation()))
+    return b'%b,"segmentation":%b}' % (entry[:-1], orjson.dumps(segmentation))
 
 
 @functools.lru_cache(maxsize=64)

@@ -2,8 +2,8 @@
 
 Nearly all files do, and this takes a quarter of the time of Python's parser in C. The expressions fit nothing but whole
 documents of plain ASCII without attributes, comments, references and declarations, whose elements are those of VOC at
-the places where they belong; such a document is well-formed by its form. Everything else, and every value that is not as
-it mostly is, is left to the parser (``converters.voc_xml``), which reads these files to the same result: the tests
+the places where they belong; such a document is well-formed by its form. Everything else, and every value that is not
+as it mostly is, is left to the parser (``converters.voc_xml``), which reads these files to the same result: the tests
 compare the two.
 """
 

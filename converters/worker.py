@@ -1,7 +1,7 @@
 """One worker process: takes groups of items from its stdin and writes what became of them to its stdout.
 
-It is started as a program of its own (``converters.processes``), so it imports nothing but this module and the module of
-the function that it applies, and has nothing of its parent: no memory, no threads, no locks.
+It is started as a program of its own (``converters.processes``), so it imports nothing but this module and that of the
+function that it applies, and has nothing of its parent: no memory, no threads, no locks.
 """
 
 from __future__ import annotations
@@ -78,11 +78,11 @@ def main() -> None:
 
 def _receive(requests: BinaryIO, groups: queue.SimpleQueue[Sequence[Any]]) -> None:
     """Takes groups in while the main thread works, and ends the process at once where its parent has ended."""
-    while True:
-        try:
+    try:
+        while True:
             groups.put(pickle.load(requests))
-        except BaseException:
-            os._exit(EXIT_FAILED)
+    finally:
+        os._exit(EXIT_FAILED)
 
 
 def _send(results: BinaryIO, message: object) -> None:

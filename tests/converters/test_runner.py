@@ -155,7 +155,7 @@ def test_an_interrupted_run_goes_on_from_its_journal(tmp_path):
     del made[:]
     Path(names[3]).write_text("another size")
     with journal() as kept:
-        results, errors = run(convert, names, nproc=1, journal=kept)
+        results, _ = run(convert, names, nproc=1, journal=kept)
     assert results == [{"name": name} for name in names]
     assert made == [names[3], *names[16:]]  # whole groups are kept
 
@@ -172,7 +172,9 @@ def test_bad_arguments(options, line):
 def test_plain_progress_lines_where_there_is_no_terminal(capsys, monkeypatch, nproc):
     monkeypatch.setattr("converters.progress.SECONDS_BETWEEN_LINES", 0.0)
     run(operator.neg, list(range(17)), nproc=nproc, show_progress=True)
-    assert capsys.readouterr().err.splitlines() == ["test: 8/17", "test: 16/17", "test: 17/17"]
+    lines = capsys.readouterr().err.splitlines()
+    assert [line.split(",")[0] for line in lines] == ["test: 8/17", "test: 16/17", "test: 17/17"]
+    assert all(re.fullmatch(r"test: \d+/17, \d+\.\d images/s, \d+ s left", line) for line in lines)
 
 
 def test_progress_is_silent_unless_asked_for(capsys, monkeypatch):
@@ -185,4 +187,6 @@ def test_bar_in_a_terminal(capsys, monkeypatch):
     monkeypatch.setattr("sys.stderr.isatty", lambda: True, raising=False)
     monkeypatch.setenv("FORCE_COLOR", "1")
     run(operator.neg, list(range(17)), nproc=1, show_progress=True)
-    assert "17/17" in capsys.readouterr().err
+    shown = capsys.readouterr().err
+    assert "17/17" in shown
+    assert "images/s" in shown
