@@ -73,7 +73,8 @@ def convert_image(
     annotation = read_annotation(image.annotation, box_origin=box_origin)
     repairs = list(annotation.repairs)
     file, file_name = _find_image(image, annotation.filename, repairs)
-    checked_name(file_name, file)
+    if not file_name.isascii():
+        checked_name(file_name, _place(file))
     width, height = _checked_size(file, annotation, image.annotation)
     objects, boxes = [], []
     for number, item in enumerate(annotation.objects, 1):

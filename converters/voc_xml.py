@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 LARGEST_NUMBER = 1 << 31
 """Of flags and sizes: what does not fit in 31 bits is neither."""
 LONGEST_SHOWN = 60
+LONGEST_REASON = 100
 YES, NO = ("true", "yes"), ("false", "no")
 # Every encoding that expat takes writes these as ASCII does, but for UTF-16, which is full of zeros.
 DECLARES = re.compile(rb"<!DOCTYPE|\0")
@@ -48,7 +49,7 @@ def parse_annotation(data: bytes, file: File, *, box_origin: int) -> VocAnnotati
     """Reads an annotation by an XML parser; see ``read_annotation``."""
     filename = ""
     size = None
-    objects = []
+    objects: list[VocObject] = []
     repairs: list[tuple[str, str]] = []
     for element in _root(data, file):
         tag = element.tag
@@ -82,7 +83,7 @@ def _root(data: bytes, file: File) -> Element:
     try:
         root = _parse_with_care(data, file) if DECLARES.search(data) else ElementTree.fromstring(data)
     except (SyntaxError, ValueError, LookupError) as error:  # ParseError is a SyntaxError; the others: its encoding
-        reason = " ".join(str(error).split())
+        reason = " ".join(str(error).split())[:LONGEST_REASON]
         raise ConversionError(f"{file}: is not well-formed XML ({reason})") from error
     if b"xmlns" in data:
         for element in root.iter():

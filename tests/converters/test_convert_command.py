@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
 import sys
 import time
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -134,7 +136,7 @@ def test_skip_lists_what_was_left_out_and_exits_0(run, streets, tmp_path):
     (streets / "gtFine/val/val/val_1_gtFine_instanceIds.png").unlink()
     result = run("cityscapes", streets, "-o", tmp_path / "out", "--on-error", "skip")
     assert result.exit_code == 0
-    first, second = result.stderr.splitlines()
+    *_, first, second = result.stderr.splitlines()
     assert first == "left out 1 image because of errors:"
     assert "val_1_gtFine_instanceIds.png: is missing" in second
 
@@ -145,7 +147,7 @@ def test_root_whose_name_is_not_utf_8(streets, tmp_path):
     command = [sys.executable, "-c", "from dpipe.cli import main; main()", "convert", "cityscapes", str(root)]
     environment = {**os.environ, "PYTHONIOENCODING": "utf-8:strict"}  # as with most locales
     done = subprocess.run([*command, "--splits", "val"], capture_output=True, env=environment)
-    assert (done.returncode, done.stderr) == (0, b"")
+    assert (done.returncode, done.stderr) == (0, b"the split val has 2 images; Cityscapes published 500\n")
     assert rb"s\xff/annotations/instancesonly_filtered_gtFine_val.json" in done.stdout
 
 
@@ -230,3 +232,113 @@ def test_killed_conversion_takes_its_workers_along(long_conversion, tmp_path):
     long_conversion.wait()
     wait_for_group(long_conversion)
     assert list((tmp_path / "out").glob("**/*.json")) == []
+
+
+def test_cityscapes_with_its_options(run, streets, tmp_path, monkeypatch):
+    with zipfile.ZipFile(tmp_path / "gtFine_trainvaltest.zip", "w") as file:
+        for path in (streets / "gtFine").rglob("*.png"):
+            file.write(path, path.relative_to(streets).as_posix())
+    monkeypatch.chdir(tmp_path)
+    options = ("--masks", "polygon", "--min-area", 5, "--classes", "person", "car", "--nproc", 1)
+    for number, line in enumerate(
+        (
+            ("--splits", "val", "gtFine_trainvaltest.zip", *options),
+            (streets, "--splits", "val", *options, "--labels", "gtFine", "--source", "instance-ids"),
+        )
+    ):
+        result = run("cityscapes", *line, "-o", f"out{number}")
+        assert result.exit_code == 0, result.output
+    (one,), (other,) = (list((tmp_path / f"out{number}").iterdir()) for number in range(2))
+    assert one.read_bytes() == other.read_bytes()
+    document = json.loads(one.read_bytes())
+    assert [category["name"] for category in document["categories"]] == ["person", "car"]
+    assert any(isinstance(annotation["segmentation"], list) for annotation in document["annotations"])
+    assert all(annotation["iscrowd"] or annotation["area"] >= 5 for annotation in document["annotations"])
+
+    result = run("cityscapes", streets, "--labels", "gtCoarse")
+    assert (result.exit_code, result.stderr) == (
+        2,
+        f"error: {streets}: has no folder gtCoarse and no archive gtCoarse*.zip with one; it has gtFine: --labels "
+        "gtFine\n",
+    )
+
+
+@pytest.mark.realdata
+@pytest.mark.parametrize("masks", ["rle", "polygon"])
+def test_what_check_says_of_real_streets(run, data_root, tmp_path, masks):
+    result = run("cityscapes", data_root / "coco_streets", "-o", tmp_path, "--masks", masks)
+    assert result.exit_code == 0, result.output
+    for split in ("train", "val"):
+        result = CliRunner().invoke(
+            app,
+            [
+                "check",
+                str(tmp_path / f"instancesonly_filtered_gtFine_{split}.json"),
+                str(data_root / "coco_streets/leftImg8bit" / split),
+            ],
+        )
+        assert result.exit_code == 0, result.output
+        # Real photos hold few objects of some classes, and none of others.
+        kinds = [line.split()[1] for line in result.output.splitlines() if line.startswith((" warning", " error"))]
+        assert kinds == ["unused_category", "rare_category"]
+
+
+@pytest.fixture
+def repaired(write_voc, voc_object_xml):
+    """A data set with a box that is clipped, and an image that cannot be used."""
+    images = {"a": voc_object_xml("dog", (0, 1, 9, 9)), "b": voc_object_xml("dog", (1, 1, 9, 9)), "c": ""}
+    for year in ("VOC2007", "VOC2012"):
+        root = write_voc(images, {"train": ["a", "b", "c"]}, year=year)
+    (root / "VOC2012/JPEGImages/c.jpg").write_bytes(b"")
+    return root
+
+
+def test_report_lists_everything(run, repaired, tmp_path):
+    report = tmp_path / "report.json"
+    result = run("voc", repaired, "-o", tmp_path / "out", "--on-error", "skip", "--apart", "--report", report)
+    assert result.exit_code == 0, result.output
+    found = json.loads(report.read_text())
+    assert [split["images"] for split in found["splits"]] == [3, 2]
+    assert [Path(split["path"]).name for split in found["splits"]] == ["voc_2007_train.json", "voc_2012_train.json"]
+    assert [(repair["file"], repair["kind"]) for repair in found["repairs"]] == [
+        (str(repaired / year / "Annotations/a.xml"), "clipped") for year in ("VOC2007", "VOC2012")
+    ]
+    assert len(found["skipped"]) == 1
+    assert found["notes"][0].startswith("2 boxes reached outside their image")
+
+
+def test_report_that_cannot_be_written_ends_the_command_at_once(run, repaired, tmp_path):
+    result = run("voc", repaired, "-o", tmp_path / "out", "--report", tmp_path / "nowhere" / "report.json")
+    assert result.exit_code == 2
+    assert "there is no folder" in result.stderr
+    assert not (tmp_path / "out").exists()
+
+
+def test_strict_refuses_in_one_line(run, repaired, tmp_path):
+    result = run("voc", repaired, "-o", tmp_path / "out", "--years", "2007", "--strict")
+    assert result.exit_code == 2
+    (line,) = result.stderr.splitlines()
+    assert line.endswith("a.xml: object 1 ('dog'): edges -1 0 9 9, image 40x30 (clipped); refused, as --strict is set")
+
+
+def test_dry_run_says_what_would_be_replaced(run, repaired, tmp_path):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out/voc_2012_train.json").touch()
+    result = run("voc", repaired, "-o", tmp_path / "out", "--apart", "--dry-run")
+    assert result.exit_code == 0, result.output
+    path = tmp_path / "out/voc_20{}_train.json"
+    assert result.stdout.splitlines() == [
+        f"train: 3 images would be converted into {str(path).format('07')}",
+        f"train: 3 images would be converted into {str(path).format('12')}, replacing the file that is there",
+    ]
+    assert (tmp_path / "out/voc_2012_train.json").read_bytes() == b""
+
+
+def test_an_interrupted_run_tells_how_to_go_on(run, repaired, tmp_path, monkeypatch):
+    def interrupt(*arguments, **options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("converters.voc.convert_image", interrupt)
+    result = run("voc", repaired, "-o", tmp_path / "out", "--nproc", "1", "--resume")
+    assert result.exit_code == 130
+    assert result.stderr == "what was done is kept: the same command goes on from there\ninterrupted\n"
