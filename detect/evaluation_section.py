@@ -65,7 +65,7 @@ class Evaluation(Section):
             raise mistake(
                 f"expected one of {', '.join(kinds)} before a slash, such as {kinds[0]}/..., got {shorten(best)}"
             )
-        known = metric_names(kind, Options(voc_ious=tuple(info.data["voc_ious"])))
+        known = metric_names(cast(Kind, kind), Options(voc_ious=tuple(info.data["voc_ious"])))
         if metric not in known:
             raise mistake(f"{kind} has no {shorten(metric)}{nearest(metric, known)}")
         return best

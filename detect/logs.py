@@ -9,7 +9,7 @@ import os
 import platform
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ import torch
 from rich.console import Console, RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+from detect.boards import Board, TensorBoard
 from detect.metrics.scores import Scores, main_of_record
 from dpipe.files import write_whole
 
@@ -45,16 +46,27 @@ class RunLog:
         total: Iterations of the whole run.
         console: Where lines and the bar go.
         active: Whether this is the first process.
+        more_boards: What makes boards beside TensorBoard's.
     """
 
-    def __init__(self, work_dir: Path, first_iteration: int, total: int, console: Console, active: bool = True) -> None:
+    def __init__(
+        self,
+        work_dir: Path,
+        first_iteration: int,
+        total: int,
+        console: Console,
+        active: bool = True,
+        more_boards: Sequence[Callable[[], Board]] = (),
+    ) -> None:
         self.console = console
         self.active = active
         self.total = total
         self.records: list[dict[str, Any]] = []
         self._damaged = 0
+        self._boards: list[Board] = []
         if not active:
             return
+        self._more_boards = more_boards
         self._work_dir, self._first_iteration = work_dir, first_iteration
         if first_iteration:
             records, self._damaged = _read_log(work_dir / LOG_NAME)
@@ -77,19 +89,19 @@ class RunLog:
         if not self.active:
             yield
             return
-        from torch.utils.tensorboard import SummaryWriter
-
         path, first = self._work_dir / LOG_NAME, self._first_iteration
         write_whole(path, "".join(json.dumps(record) + "\n" for record in self.records))
         if self._damaged:
             self.say(f"{path}: damaged lines left out: {self._damaged}")
-        # TensorBoard drops what it has from this step on; that of the checkpoint's own iteration stays.
-        self._board = SummaryWriter(str(self._work_dir / "tensorboard"), purge_step=first + 1 if first else None)
-        try:
-            with path.open("a", encoding="utf-8") as self._file, self._bar:
+        with ExitStack() as stack:
+            for make in (lambda: TensorBoard(self._work_dir / "tensorboard", first), *self._more_boards):
+                board = make()
+                self._boards.append(board)
+                stack.push(lambda kind, error, trace, board=board: board.close(error is not None))
+            # A line goes to the system at once, so that closing has nothing to write that could fail.
+            self._file = stack.enter_context(path.open("ab", buffering=0))
+            with self._bar:
                 yield
-        finally:
-            self._board.close()
 
     def say(self, *what: RenderableType) -> None:
         """Prints lines or tables."""
@@ -152,11 +164,8 @@ class RunLog:
             record["memory_mib"] = torch.cuda.max_memory_allocated() >> 20
             memory = f"  mem {record['memory_mib']} MiB"
         self._write(record)
-        for name, value in values.items():
-            self._board.add_scalar(f"train/{name}", value, iteration)
-        self._board.add_scalar("train/lr", lr, iteration)
-        for pattern, group_lr in group_lrs.items():
-            self._board.add_scalar(f"train/lr {pattern}", group_lr, iteration)
+        rates = {"lr": lr, **{f"lr {pattern}": group_lr for pattern, group_lr in group_lrs.items()}}
+        self._scalars("train/", {**values, **rates}, iteration)
         self._bar.update(self._task, description=f"epoch {epoch}/{epochs}", eta=eta)
         others = "".join(f"  lr of {pattern} {group_lr:.3e}" for pattern, group_lr in group_lrs.items())
         self.say(
@@ -176,8 +185,7 @@ class RunLog:
         if not self.active:
             return
         self._write({"kind": "epoch", "epoch": epoch, "iteration": iteration, **values})
-        for name, value in values.items():
-            self._board.add_scalar(f"epoch/{name}", value, iteration)
+        self._scalars("epoch/", values, iteration)
         self.say(f"epoch {epoch}/{epochs} on average  {_numbers(values)}")
 
     def evaluation(self, epoch: int, iteration: int, all_scores: Sequence[Scores]) -> None:
@@ -191,8 +199,7 @@ class RunLog:
                 for name, numbers in scores.per_class.items()
             }
             record[scores.kind] = {**scores.metrics, "per_class": per_class}
-            for name, value in scores.metrics.items():
-                self._board.add_scalar(f"val/{scores.kind}_{name}", value, iteration)
+            self._scalars(f"val/{scores.kind}_", scores.metrics, iteration)
         self._write(record)
 
     def skipped(self, data_set: str, iteration: int, files: Mapping[str, str]) -> None:
@@ -201,8 +208,17 @@ class RunLog:
             self._write({"kind": "skipped", "iteration": iteration, "set": data_set, "files": dict(files)})
 
     def _write(self, record: dict[str, Any]) -> None:
-        self._file.write(json.dumps(record) + "\n")
-        self._file.flush()
+        line = json.dumps(record).encode() + b"\n"
+        try:
+            written = self._file.write(line)
+            if written < len(line):  # the rest fails, and tells why
+                self._file.write(line[written:])
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, str(self._work_dir / LOG_NAME)) from error
+
+    def _scalars(self, prefix: str, values: Mapping[str, float], iteration: int) -> None:
+        for board in self._boards:
+            board.scalars({f"{prefix}{name}": value for name, value in values.items()}, iteration)
 
 
 def _numbers(values: Mapping[str, float]) -> str:

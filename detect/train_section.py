@@ -33,6 +33,20 @@ class EarlyStopping(Section):
     min_delta: NotNegative = 0.0
 
 
+class Wandb(Section):
+    """Weights & Biases, which gets the run's curves and recipe beside the log; the package must be installed.
+
+    Attributes:
+        project: The project that the run is of.
+        entity: The user or team; ``null``: the default one.
+        name: Of the run; ``null``: one is made up.
+    """
+
+    project: Annotated[str, Field(min_length=1)]
+    entity: str | None = None
+    name: str | None = None
+
+
 class Train(Section):
     """The training run.
 
@@ -42,6 +56,7 @@ class Train(Section):
         precision: Lightning Fabric's name: full, or mixed with bfloat16 or (on a GPU) float16.
         accumulate: Batches of each device that an iteration learns from, by the mean of their gradients; the last
             iteration of an epoch takes what is left.
+        sync_bn: BatchNorm takes its statistics from the batches of all devices together.
         clip_norm: Largest norm of all gradients together; ``null`` for no clipping.
         load_from: Checkpoint (path or URL) that training starts from; what does not fit is left out and listed.
         eval_every: Epochs between evaluations; 0 for none. The last epoch is evaluated as well.
@@ -51,12 +66,14 @@ class Train(Section):
         log_every: Iterations between lines of the log.
         early_stopping: See :class:`EarlyStopping`; ``null``: the run goes through all its epochs.
         ema: See :class:`Ema`; what is evaluated and saved is the average then. ``null``: the weights themselves.
+        wandb: See :class:`Wandb`; ``null``: not used.
     """
 
     epochs: Annotated[int, Field(ge=1, le=10**6)]
     seed: Annotated[int, Field(ge=0, le=2**63 - 1)] = 0
     precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"
     accumulate: Count = 1
+    sync_bn: bool = False
     clip_norm: Positive | None = None
     load_from: str | None = None
     eval_every: CountOrZero = 1
@@ -66,6 +83,7 @@ class Train(Section):
     log_every: Count = 50
     early_stopping: EarlyStopping | None = None
     ema: Ema | None = None
+    wandb: Wandb | None = None
 
     @field_validator("early_stopping")
     @classmethod

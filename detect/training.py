@@ -10,7 +10,8 @@ from __future__ import annotations
 import math
 import signal
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +21,7 @@ from torch import Tensor, nn
 
 from detect.averages import Averages
 from detect.best import Evaluations, Measure
+from detect.boards import Board, WeightsAndBiases, require_wandb
 from detect.config import Config, build_model
 from detect.control import TrainingInterruptedError, deterministic, iteration_seed, signals
 from detect.data import (
@@ -31,6 +33,7 @@ from detect.data import (
     val_loader,
 )
 from detect.devices import Accelerator, launched_rank, make_fabric
+from detect.disk import check_room, checkpoint_bytes
 from detect.evaluation import abilities, collect_results, without_note
 from detect.logs import LOG_NAME, RunLog, logged_evaluation
 from detect.loss_step import LossStep, Sealed
@@ -38,6 +41,7 @@ from detect.metrics.evaluating import check_kinds, default_kinds, evaluate_resul
 from detect.metrics.tables import class_tables, score_table
 from detect.models.checkpoints import load_weights
 from detect.models.detectors import total_loss
+from detect.not_finite import save_batch, what_is_not_finite
 from detect.optim import group_lrs, load_state_by_name, make_optimizer, scaled_lr, set_lr, state_by_name
 from detect.schedules import Progress, make_schedule
 from detect.state import (
@@ -51,6 +55,7 @@ from detect.state import (
     set_damaged_aside,
     unpoint,
 )
+from detect.sync_norm import synchronise_norms
 from detect.together import failing_together
 from detect.weight_average import WeightAverage
 from detect.workdir import prepare_work_dir, write_setup
@@ -96,6 +101,8 @@ def train(
         TrainingInterruptedError: After SIGINT or SIGTERM, when the iteration is done and saved.
     """
     work_dir = Path(work_dir)
+    if config.train.wandb is not None:
+        require_wandb()
     fabric = make_fabric(devices, accelerator, config.train.precision)
     if launched_rank() == 0:
         prepare_work_dir(work_dir, resume)
@@ -163,6 +170,8 @@ class Run:
         checkpoint = self._checkpoint_to_resume(notes) if resume else None
         torch.manual_seed(config.train.seed)
         self.model = build_model(config, len(self.class_names), pretrained=checkpoint is None)
+        if config.train.sync_bn:
+            self.model = synchronise_norms(self.model, fabric.device, fabric.world_size)
         if not any(parameter.requires_grad for parameter in self.model.parameters()):
             raise InputError(f"{config.recipe.where(('model',))}: model: has no weights to train")
         self.abilities = abilities(self.model)
@@ -183,6 +192,9 @@ class Run:
         self.average = None if config.train.ema is None else WeightAverage(self.model, config.train.ema)
         if checkpoint is not None and state is not None:
             self._load(state, checkpoint)
+        if fabric.is_global_zero and self.epoch < config.train.epochs:
+            each = checkpoint_bytes(self.model, config.optimizer, self.average is not None)
+            check_room(self.checkpoints, each, config.train, self._total())
         # Only now nothing can be wrong with what was given, so that a mistake leaves the work directory as it was.
         if fabric.is_global_zero:
             notes += write_setup(config, work_dir)
@@ -190,7 +202,11 @@ class Run:
             notes += self._tidy(checkpoint)
             notes.append(f"resumed from {checkpoint}: epoch {self.epoch}, iteration {self.iteration}")
 
-        self.log = RunLog(work_dir, self.iteration, self._total(), console, fabric.is_global_zero)
+        boards: list[Callable[[], Board]] = []
+        if config.train.wandb is not None:
+            recipe = config.model_dump(mode="json")
+            boards.append(partial(WeightsAndBiases, config.train.wandb, work_dir, recipe, self.iteration))
+        self.log = RunLog(work_dir, self.iteration, self._total(), console, fabric.is_global_zero, boards)
         for record in self.log.records:
             if record["kind"] == "skipped":
                 self.skipped[record["set"]] |= record["files"]
@@ -347,7 +363,7 @@ class Run:
         recipe = self.config.to_yaml()
         info = ModelInfo(self.class_names, tuple(self.category_ids), recipe, self.epoch, self.iteration)
         save_checkpoint(self.checkpoints, self.evaluated, state, info)
-        best = self.evaluations.best and self.evaluations.best.iteration
+        best = None if self.evaluations.best is None else self.evaluations.best.iteration
         if best is not None:
             point(self.checkpoints, "best", checkpoint_path(self.checkpoints, best))
         prune(self.checkpoints, self.config.train.keep, best, self.iteration)
@@ -510,10 +526,18 @@ class Run:
         return notes if change is None else [*notes, change]
 
     def _not_finite(self, losses: dict[str, Tensor], batch: Batch) -> str:
-        bad = [f"{name} is {value.item()}" for name, value in losses.items() if not math.isfinite(value.item())]
+        """Keeps the batch, and returns what there is to tell of it."""
+        number, rank = self.iteration + 1, self.fabric.global_rank
+        path = self.checkpoints.parent / f"not_finite-iter_{number:08d}-process{rank}.pt"
+        seed = iteration_seed(self.config.train.seed, self.iteration, rank)
+        try:
+            save_batch(path, batch, losses, self.model, seed, number)
+            kept = f"the batch is kept in {path}"
+        except OSError as error:
+            kept = f"the batch cannot be kept ({error})"
         names = ", ".join(target.file_name for target in batch.targets)
         return (
-            f"the loss is not finite at iteration {self.iteration + 1} (epoch {self.epoch + 1}): "
-            f"{', '.join(bad) or 'the sum'}, on the images {names}; "
+            f"the loss is not finite at iteration {number} (epoch {self.epoch + 1}): "
+            f"{what_is_not_finite(losses)}, on the images {names}; {kept}; "
             "a lower optimizer.lr, a longer schedule.warmup_iters or train.clip_norm may help"
         )

@@ -20,6 +20,26 @@ from dpipe.target import Target
 
 PARITY = Path(__file__).parents[1] / "data" / "parity"
 CLASSES = ["box", "disc"]
+TINY = """
+import torch
+from torch import nn
+
+from detect import Detections
+
+class Tiny(nn.Module):
+    def __init__(self, channels: int = 4) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, channels, 3, stride=8)
+        self.norm = nn.BatchNorm2d(channels)
+        self.last = nn.Conv2d(channels, 2, 1)
+
+    def forward(self, images, targets):
+        out = self.last(self.norm(self.conv(images)).relu()).mean(dim=(2, 3))
+        if self.training:
+            return {"loss": (out - 1).square().mean()}
+        box, label = torch.tensor([[0.0, 0.0, 40.0, 40.0]]), torch.zeros(1, dtype=torch.int64)
+        return [Detections(box, row[:1].sigmoid(), label) for row in out]
+"""
 
 
 @dataclass(frozen=True)
@@ -240,6 +260,15 @@ def make_shapes() -> Callable[[Path], Shapes]:
 def shapes(tmp_path: Path) -> Shapes:
     """The data set and the recipe, in the test's own folder."""
     return write_shapes(tmp_path / "shapes")
+
+
+@pytest.fixture
+def tiny(shapes: Shapes, monkeypatch: pytest.MonkeyPatch) -> str:
+    """An override of the recipe by a model that finds nothing, for what is not about models; also in subprocesses."""
+    (shapes.root / "tiny_model.py").write_text(TINY)
+    monkeypatch.syspath_prepend(str(shapes.root))
+    monkeypatch.setenv("PYTHONPATH", str(shapes.root))
+    return "model={_delete_: true, type: tiny_model.Tiny}"
 
 
 @pytest.fixture(scope="session")

@@ -184,26 +184,26 @@ def test_the_number_of_ones_choice_tells_the_best_checkpoint(shapes, tmp_path):
     assert list(records[0]["bbox"])[:12] == list(metric_names("bbox"))
 
 
-def test_a_resumed_run_does_not_compare_numbers_of_different_kinds(shapes, tmp_path, scores, capsys):
+def test_a_resumed_run_does_not_compare_numbers_of_different_kinds(shapes, tiny, tmp_path, scores, capsys):
     scores(0.5, 0.9)
-    train(shapes.config("train.epochs=2", *EACH), tmp_path)
+    train(shapes.config(tiny, "train.epochs=2", *EACH), tmp_path)
     other = "evaluation.best=bbox/AP50"
     scores(0.2, 0.1, 0.3)  # the second epoch is evaluated again, as nothing knows its AP50
     capsys.readouterr()
-    train(shapes.config("train.epochs=3", *EACH, other), tmp_path, resume=True)
+    train(shapes.config(tiny, "train.epochs=3", *EACH, other), tmp_path, resume=True)
     assert (
         "the best checkpoint, of iteration 4, is so by bbox/AP, which is not compared with bbox/AP50: "
         "the next evaluation is best"
     ) in capsys.readouterr().out.splitlines()
     assert best_of(tmp_path) == "iter_00000004"
-    train(shapes.config("train.epochs=4", *EACH, other), tmp_path, resume=True)
+    train(shapes.config(tiny, "train.epochs=4", *EACH, other), tmp_path, resume=True)
     assert "is not compared" not in capsys.readouterr().out
     assert best_of(tmp_path) == "iter_00000008"
 
 
-def test_the_best_of_another_kind_keeps_its_checkpoint_until_there_is_one(shapes, tmp_path, scores):
+def test_the_best_of_another_kind_keeps_its_checkpoint_until_there_is_one(shapes, tiny, tmp_path, scores):
     scores(0.9, 0.1)
-    train(shapes.config("train.epochs=2", *EACH), tmp_path)
+    train(shapes.config(tiny, "train.epochs=2", *EACH), tmp_path)
     scores(0.2)
     options = ("train.epochs=4", "train.keep=1", "train.eval_every=4", "evaluation.best=bbox/AP50")
     seen = []
@@ -215,17 +215,17 @@ def test_the_best_of_another_kind_keeps_its_checkpoint_until_there_is_one(shapes
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Run, "train_epoch", train_epoch)
-        train(shapes.config(*options), tmp_path, resume=True)
+        train(shapes.config(tiny, *options), tmp_path, resume=True)
     assert seen == [["iter_00000002", "iter_00000004"], ["iter_00000002", "iter_00000006"]]
     assert iterations(tmp_path) == ["iter_00000008"]
     assert best_of(tmp_path) == "iter_00000008"
 
 
-def test_a_run_that_gets_no_better_ends(shapes, tmp_path, scores, capsys):
+def test_a_run_that_gets_no_better_ends(shapes, tiny, tmp_path, scores, capsys):
     options = ("train.checkpoint_every=9", *EACH)
     scores(0.5, 0.505, 0.4)
     stopping = "train.early_stopping={patience: 2, min_delta: 0.01}"
-    last = train(shapes.config("train.epochs=9", stopping, *options), tmp_path)
+    last = train(shapes.config(tiny, "train.epochs=9", stopping, *options), tmp_path)
     line = (
         "stopped early after epoch 3 of 9: 2 evaluations in a row have not raised bbox/AP by more than 0.01; "
         "the best is 0.5050, of iteration 4"
@@ -236,20 +236,20 @@ def test_a_run_that_gets_no_better_ends(shapes, tmp_path, scores, capsys):
     assert best_of(tmp_path) == "iter_00000004"
 
     # It stays ended when it is resumed, and goes on with more patience.
-    train(shapes.config("train.epochs=9", stopping, *options), tmp_path, resume=True)
+    train(shapes.config(tiny, "train.epochs=9", stopping, *options), tmp_path, resume=True)
     assert line in capsys.readouterr().out.splitlines()
     scores(0.6, 0.5, 0.5, 0.5)
     patient = "train.early_stopping={patience: 3}"
-    last = train(shapes.config("train.epochs=9", patient, *options), tmp_path, resume=True)
+    last = train(shapes.config(tiny, "train.epochs=9", patient, *options), tmp_path, resume=True)
     assert last.name == "iter_00000014"
     assert best_of(tmp_path) == "iter_00000008"
 
 
-def test_a_best_checkpoint_that_is_gone_is_told(shapes, tmp_path, scores):
+def test_a_best_checkpoint_that_is_gone_is_told(shapes, tiny, tmp_path, scores):
     import shutil
 
     scores(0.9, 0.1)
-    train(shapes.config("train.epochs=2", *EACH), tmp_path)
+    train(shapes.config(tiny, "train.epochs=2", *EACH), tmp_path)
     shutil.rmtree(tmp_path / "checkpoints" / "iter_00000002")
-    train(shapes.config("train.epochs=3", "train.eval_every=0"), tmp_path, resume=True)
+    train(shapes.config(tiny, "train.epochs=3", "train.eval_every=0"), tmp_path, resume=True)
     assert not (tmp_path / "checkpoints" / "best").is_symlink()

@@ -12,6 +12,9 @@ import torch
 from detect.config import build_model, load_config
 from detect.optim import make_optimizer
 from detect.optimizer_sections import TYPES, OptimizerSection, ScheduleSection
+from detect.train_section import EarlyStopping, Ema, Wandb
+from detect.training import train
+from dpipe.errors import InputError
 
 PAGE = (Path(__file__).parents[2] / "docs" / "training.md").read_text()
 RECIPES = re.findall(r"^```yaml\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL)
@@ -19,8 +22,8 @@ COMMANDS = re.findall(r"^    detect train (.*)$", PAGE, re.MULTILINE)
 
 
 def test_there_is_something_to_check():
-    assert len(RECIPES) == 3
-    assert len(COMMANDS) == 2
+    assert len(RECIPES) == 5
+    assert len(COMMANDS) == 4
 
 
 @pytest.mark.parametrize("number", range(len(RECIPES)))
@@ -64,3 +67,24 @@ def test_tables_name_every_type_and_key(section, common):
         assert {key for key in own if f"`{key}`" in row} == own
     for key in common.model_fields:
         assert key in PAGE
+
+
+@pytest.mark.parametrize("section", [Ema, EarlyStopping, Wandb])
+def test_sections_of_training_are_told_whole(section):
+    for key in section.model_fields:
+        assert f"`{key}`" in PAGE
+
+
+def test_the_defaults_of_the_page():
+    assert "ema: {decay: 0.9998, warmup_iters: 2000}     # the defaults" in PAGE
+    assert Ema() == Ema(decay=0.9998, warmup_iters=2000)
+
+
+def test_a_batch_that_was_kept_is_looked_at_as_the_page_says(shapes, tmp_path, monkeypatch, capsys):
+    options = ("optimizer.lr=1.0e+30", "schedule.warmup_iters=0", "train.eval_every=0")
+    with pytest.raises(InputError, match="the loss is not finite"):
+        train(shapes.config(*options), tmp_path / "runs" / "mine")
+    (block,) = re.findall(r"^```python\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL)
+    monkeypatch.chdir(tmp_path)
+    exec(block.replace("00000312", "00000002").replace("num_classes=80", "num_classes=2"), {})
+    assert "nan" in capsys.readouterr().out.splitlines()[-1]
