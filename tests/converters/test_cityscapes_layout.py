@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 from converters import ConversionError, convert_cityscapes
+from converters.cityscapes_image import convert_pair
 
 NAME = "instancesonly_filtered_{}_{}.json"
 
@@ -247,3 +248,31 @@ def test_dry_run_writes_nothing(root, tmp_path):
         (split, count, NAME.format("gtFine", split)) for split, count in (("train", 4), ("val", 1))
     ]
     assert not (tmp_path / "out").exists()
+
+
+def test_an_interrupted_conversion_goes_on(root, tmp_path, monkeypatch):
+    expected = convert_cityscapes(root, tmp_path / "at once", nproc=1)
+    broken = root / "gtFine/val/ulm/ulm_000007_000019_gtFine_instanceIds.png"
+    whole = broken.read_bytes()
+    broken.write_bytes(whole[:-30])
+    output = tmp_path / "out"
+    with pytest.raises(ConversionError, match="it ends in the middle"):
+        convert_cityscapes(root, output, nproc=1, resume=True)
+    assert [path.name for path in output.iterdir()] == [".cityscapes.resume"]
+
+    converted = []
+
+    def counting(pair, *, choices):
+        converted.append(pair.key)
+        return convert_pair(pair, choices=choices)
+
+    monkeypatch.setattr("converters.cityscapes.convert_pair", counting)
+    with pytest.raises(ConversionError):  # other choices, other results
+        convert_cityscapes(root, output, nproc=1, resume=True, min_area=3)
+    assert len(converted) == 5
+    converted.clear()
+    broken.write_bytes(whole)
+    convert_cityscapes(root, output, nproc=1, resume=True)
+    assert converted == ["ulm/ulm_000007_000019"]
+    assert documents(output) == documents(tmp_path / "at once")
+    assert sorted(path.name for path in output.iterdir()) == [split.path.name for split in expected.splits]
