@@ -85,7 +85,8 @@ def predict(
     with one_line_errors(debug), exit_on_sigterm():
         from detect.config import load_config
         from detect.inputs import is_override
-        from detect.prediction import USUAL_FORMS, predict_files
+        from detect.prediction import predict_files
+        from detect.prediction_files import USUAL_FORMS
 
         overrides = [word for word in inputs if is_override(word)]
         if len(overrides) == len(inputs):

@@ -19,7 +19,8 @@ from detect.config import build_model
 from detect.inputs import Source
 from detect.labelme import labelme_file
 from detect.models.detections import Detections
-from detect.prediction import predict_files, unique_names
+from detect.prediction import predict_files
+from detect.prediction_files import unique_names
 from detect.predictions import Predictions
 from detect.state import ModelInfo, save_checkpoint
 from detect.videos import frames_of, video_info, whole_video

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from detect.config import build_model, load_config
-from detect.prediction import FORMS
+from detect.prediction_files import FORMS
 from detect.state import ModelInfo, save_checkpoint
 from detect.videos import VIDEO_SUFFIXES
 
