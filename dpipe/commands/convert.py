@@ -102,7 +102,8 @@ VOC_FILES = (
     "--years 2007,2012 --splits trainval writes voc_2007_2012_trainval.json. For a file per year, convert one year at "
     "a time, or with --apart. In the files, file_name is relative to VOCdevkit, or to ROOT where that holds no such "
     "folder. A set without ImageSets becomes one split, all. Classes are Pascal VOC's 20 or, where another name "
-    "occurs, the names in all annotation files of the chosen years, sorted: their ids do not depend on the splits chosen."
+    "occurs, the names in all annotation files of the chosen years, sorted: their ids do not depend on the splits "
+    "chosen."
 )
 
 

@@ -1,0 +1,1 @@
+"""Each a data set to convert, and how others convert it."""
