@@ -201,12 +201,12 @@ def _numbers(rows: Sequence[Mapping[str, Any]], key: str, width: int, where: Whe
 
 def _boxes(rows: Sequence[Mapping[str, Any]], masks: Sequence[RunLengths] | None, where: Where) -> NDArray[np.float64]:
     """(D, 4) boxes; those that are missing are those of the masks."""
+    given = list(rows)
     if masks is not None:
         bare = [number for number, row in enumerate(rows) if "bbox" not in row]
-        rows = list(rows)
         for number, box in zip(bare, coco_mask.toBbox([masks[number] for number in bare]), strict=True):
-            rows[number] = {"bbox": box.tolist()}
-    boxes = _numbers(rows, "bbox", 4, where)
+            given[number] = {"bbox": box.tolist()}
+    boxes = _numbers(given, "bbox", 4, where)
     negative = (boxes[:, 2:] < 0).any(axis=1)
     if negative.any():
         number = int(negative.argmax())
