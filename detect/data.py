@@ -44,13 +44,20 @@ def train_loader(config: Config, index: CocoIndex, fabric: Fabric) -> DetectionL
     """This process's share of the training set: shuffled, augmented, the same number of batches for all.
 
     Raises:
-        InputError: Among others, for more repeats than an epoch's order has room for.
+        InputError: Among others, for more repeats than an epoch's order has room for, and for a batch of more images
+            than an epoch has, which would be filled up with the same ones.
     """
     data = config.data
     if len(index) * data.train.repeat > MOST_SAMPLES:
         raise InputError(
             f"{config.recipe.where(('data', 'train', 'repeat'))}: data.train.repeat: {data.train.repeat} times "
             f"{len(index)} images are too many for an epoch: expected at most {MOST_SAMPLES} samples"
+        )
+    if data.batch_size * fabric.world_size > len(index) * data.train.repeat:
+        raise InputError(
+            f"{config.recipe.where(('data', 'batch_size'))}: data.batch_size: {data.batch_size} on "
+            f"{fabric.world_size} device(s) is more than the {len(index) * data.train.repeat} images of an epoch: "
+            "expected fewer, or a larger data.train.repeat"
         )
     return DetectionLoader(
         index,

@@ -369,6 +369,13 @@ def test_more_repeats_than_an_epoch_has_room_for(shapes, tmp_path):
         train(shapes.config("data.train.repeat=2000000000"), tmp_path)
 
 
+def test_a_batch_of_more_images_than_an_epoch_has_is_refused(shapes, tiny, tmp_path):
+    expected = r"command line: data\.batch_size: 9 on 1 device\(s\) is more than the 8 images of an epoch"
+    with pytest.raises(InputError, match=expected):
+        train(shapes.config(tiny, *OVERRIDES, "data.batch_size=9"), tmp_path / "run")
+    train(shapes.config(tiny, *OVERRIDES, "train.epochs=1", "data.batch_size=8"), tmp_path / "run")
+
+
 def test_a_model_without_weights(shapes, tmp_path):
     with pytest.raises(InputError, match=r"model: has no weights to train$"):
         train(shapes.config("model={_delete_: true, type: torch.nn.Identity}"), tmp_path)
