@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -246,10 +250,37 @@ def test_a_run_that_gets_no_better_ends(shapes, tiny, tmp_path, scores, capsys):
 
 
 def test_a_best_checkpoint_that_is_gone_is_told(shapes, tiny, tmp_path, scores):
-    import shutil
-
     scores(0.9, 0.1)
     train(shapes.config(tiny, "train.epochs=2", *EACH), tmp_path)
     shutil.rmtree(tmp_path / "checkpoints" / "iter_00000002")
     train(shapes.config(tiny, "train.epochs=3", "train.eval_every=0"), tmp_path, resume=True)
     assert not (tmp_path / "checkpoints" / "best").is_symlink()
+
+
+def test_processes_agree_on_a_best_checkpoint_that_is_gone(shapes, tiny, tmp_path):
+    train(shapes.config(tiny, "train.epochs=2", *EACH), tmp_path)
+    assert iterations(tmp_path) == ["iter_00000002", "iter_00000004"]  # of equal ones the first is best
+    shutil.rmtree(tmp_path / "checkpoints" / "iter_00000002")
+    command = [
+        sys.executable,
+        "-m",
+        "detect",
+        "train",
+        str(shapes.recipe),
+        tiny,
+        "train.epochs=3",
+        *EACH,
+        "train.ema={}",
+    ]
+    done = subprocess.run(
+        [*command, "--resume", "--devices", "2", "--accelerator", "cpu", "--work-dir", str(tmp_path)],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "the best checkpoint, of iteration 2, is not there; the next evaluation is best" in done.stdout
+    assert len(iterations(tmp_path)) == 1
+    assert best_of(tmp_path) == iterations(tmp_path)[0]
