@@ -75,6 +75,28 @@ def test_the_best_pair_comes_first_and_not_the_best_score(two_objects, load):
     assert evaluate_proposals(found, index).metrics["AR100"] == pytest.approx(0.5)
 
 
+def test_a_proposal_finds_one_object_alone(save, load):
+    boxes = [[0, 0, 10, 10], [0, 1, 10, 10]]
+    index = save(
+        {
+            "images": [{"id": 1, "file_name": "1.jpg", "width": 100, "height": 100}],
+            "categories": [{"id": 1, "name": "thing"}],
+            "annotations": [
+                {"id": i, "image_id": 1, "category_id": 1, "bbox": box, "area": 100, "iscrowd": 0}
+                for i, box in enumerate(boxes)
+            ],
+        }
+    )
+    assert evaluate_recall(load(rows(1, boxes[:1], [0.9]), index), index).metrics["R100@50"] == 0.5
+    assert evaluate_recall(load(rows(1, boxes, [0.9, 0.8]), index), index).metrics["R100@50"] == 1
+
+
+def test_the_iou_is_enough_where_it_is_equal(two_objects, load):
+    index = two_objects()
+    scores = evaluate_recall(load(rows(1, [[0, 0, 10, 5]], [0.9]), index), index)
+    assert (scores.metrics["R100@50"], scores.metrics["R100@55"]) == (0.5, 0)
+
+
 def test_crowds_are_left_out(two_objects, load):
     index = two_objects()
     found = load(rows(1, [[50, 50, 30, 30], [0, 0, 10, 10]], [0.9, 0.8]), index)

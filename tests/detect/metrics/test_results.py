@@ -65,6 +65,8 @@ def test_parts_are_ordered_by_image(masks):
     assert whole.image_ids.tolist() == [4, 7, 7]
     assert whole.scores.tolist() == [0.75, 0.5, 0.25]
     assert whole.masks is None
+    falling = np.linspace(1, 0.5, 40).tolist()
+    assert (np.diff(Results.concatenate([part(7, falling), part(4, falling)]).scores.reshape(2, 40)) < 0).all()
     with_masks = Results.concatenate(
         [part(7, [0.5], [rle(masks[0])]), part(3, [], []), part(4, [0.75], [rle(masks[1])])]
     )

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from detect.metrics.overlaps import pairwise_iou
 from detect.metrics.tables import class_tables, score_table
 from detect.metrics.voc import average_precision, evaluate_voc
 
@@ -84,6 +85,21 @@ def test_a_detection_is_judged_by_the_object_it_overlaps_most(evaluated):
     assert evaluated([(HERE, 0), (near, 1)], [([1.5, 0, 10, 10], 0.5)]) == 0
     # A second detection of an object is false, though the object beside it is not found yet.
     assert evaluated([(HERE, 0), (near, 0)], [(HERE, 0.9), ([0.5, 0, 10, 10], 0.8)]) == 0.5
+
+
+def test_of_objects_that_are_overlapped_alike_one_that_counts_is_found(evaluated):
+    assert evaluated([(HERE, 1), (HERE, 0)], [(HERE, 0.5)]) == 1
+
+
+def test_detections_of_one_score_count_in_their_order(evaluated):
+    wrong = [(NOWHERE, 0.5)] * 40
+    assert evaluated([(HERE, 0)], [(HERE, 0.5), *wrong]) == 1
+    assert evaluated([(HERE, 0)], [*wrong, (HERE, 0.5)]) == pytest.approx(1 / 41)
+
+
+def test_boxes_without_an_area_overlap_nothing():
+    boxes = np.array([[5.0, 5, 5, 5], [0, 0, 10, 10]])
+    assert pairwise_iou(boxes, boxes).tolist() == [[0, 0], [0, 1]]
 
 
 def test_duplicates_are_false(evaluated):
