@@ -183,6 +183,8 @@ def test_what_does_not_fit():
         SingleStageDetector(backbone(), FPN((4, 8, 16, 32), 8), RPNHead(8, FINE))
     with pytest.raises(InputError, match=r"SingleStageDetector: bbox_head has the strides \[8, .*neck's are \[4, 8"):
         SingleStageDetector(backbone(), FPN((4, 8, 16, 32), 8), fcos_head(3))
+    with pytest.raises(InputError, match=r"RPN: bbox_head has the strides \[4, 8\], but the neck's are \[4, 8, 16"):
+        RPN(backbone(), FPN((4, 8, 16, 32), 8), RPNHead(8, (4, 8)))
     with pytest.raises(InputError, match=r"RPN: bbox_head has in_channels 8, but the neck's levels have \[4, 4"):
         RPN(backbone(), FPN((4, 8, 16, 32), 4), RPNHead(8, FINE))
 
