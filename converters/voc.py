@@ -3,8 +3,9 @@
 Output files: one per split, ``voc_<year>_<year>..._<split>.json``. A split of the same name in several years is joined
 into one file, whose name lists those years: ``--years 2007,2012 --splits trainval`` writes
 ``voc_2007_2012_trainval.json``; where only VOC2007 has a test split, that becomes ``voc_2007_test.json``. A folder that
-is not named after a year gives ``voc_<split>.json``. ``file_name`` is relative to the root:
-``VOC2007/JPEGImages/000001.jpg``, or ``JPEGImages/000001.jpg`` where the root is the VOC2007 folder itself.
+is not named after a year gives ``voc_<split>.json``. ``file_name`` is relative to ``VOCdevkit``, or to the root where
+that holds no such folder: ``VOC2007/JPEGImages/000001.jpg``, or ``JPEGImages/000001.jpg`` where the root is the VOC2007
+folder itself.
 
 Categories are Pascal VOC's 20 in its own order where no other name occurs, else the names found, sorted; category ids
 count from 1. Names are looked for in all annotation files of the chosen years, whichever splits are converted, so that
