@@ -69,7 +69,8 @@ def encode_label_image(
         return []
     starts = _run_starts(labels)
     lengths = np.diff(starts, append=labels.size)
-    values = labels[starts % height, starts // height]
+    columns, rows = _divided(starts, height)
+    values = labels.reshape(-1).take(rows * width + columns)  # faster than by two indices
 
     kept = values >= minimum
     for value in excluded:
@@ -102,7 +103,7 @@ def _run_starts(labels: npt.NDArray[Any]) -> IntArray:
     order: much cheaper than transposing the image.
     """
     height, width = labels.shape
-    rows, columns = np.divmod(np.flatnonzero(labels[1:] != labels[:-1]), width)
+    rows, columns = _divided(np.flatnonzero(labels[1:] != labels[:-1]), width)
     within_columns = columns * height + rows + 1
     across_columns = (np.flatnonzero(labels[0, 1:] != labels[-1, :-1]) + 1) * height
     starts = np.concatenate(([0], within_columns, across_columns))
@@ -110,10 +111,16 @@ def _run_starts(labels: npt.NDArray[Any]) -> IntArray:
     return starts
 
 
+def _divided(positions: IntArray, length: int) -> tuple[IntArray, IntArray]:
+    """Returns quotients and remainders; several times as fast as ``np.divmod``, whose division is not vectorized."""
+    quotients = positions // length
+    return quotients, positions - quotients * length
+
+
 def _boxes(starts: IntArray, lengths: IntArray, first_runs: IntArray, height: int) -> npt.NDArray[np.float64]:
     """Returns the tight boxes, (I, 4) x, y, width, height."""
-    first_column, first_row = np.divmod(starts, height)
-    last_column, last_row = np.divmod(starts + lengths - 1, height)
+    first_column, first_row = _divided(starts, height)
+    last_column, last_row = _divided(starts + lengths - 1, height)
     # A run that goes on in the next column has reached the bottom of one column and the top of the next.
     wraps = last_column > first_column
     top = np.minimum.reduceat(np.where(wraps, 0, first_row), first_runs)
