@@ -27,11 +27,11 @@ def common_channels(in_channels: int | Sequence[int], part: str) -> int:
 
 
 def check_levels(detector: nn.Module, dense_head: nn.Module, auxiliary_head: nn.Module | None = None) -> None:
-    """Checks what the heads of a detector take the levels to be against what its backbone and neck tell of them.
+    """Checks what the neck and the heads of a detector take the levels to be against what the part before them tells.
 
     Args:
-        detector: Has a ``backbone`` and a ``neck``, which may be None. What reads levels has ``level_strides`` or
-            ``level_channels``.
+        detector: Has a ``backbone`` and a ``neck``, which may be None. A neck may have ``source_channels`` and
+            ``source_strides``, of the backbone's levels. What reads levels has ``level_strides`` or ``level_channels``.
         dense_head: Reads all levels of the neck (of the backbone without one); others read the finest.
         auxiliary_head: Reads all laterals.
 
@@ -39,6 +39,7 @@ def check_levels(detector: nn.Module, dense_head: nn.Module, auxiliary_head: nn.
         InputError: If strides or channels differ.
     """
     owner = type(detector).__name__
+    _check_neck(detector, owner)
     source, source_name = (detector.backbone, "backbone") if detector.neck is None else (detector.neck, "neck")
     strides = getattr(source, "strides", None)
     channels = getattr(source, "channels", None)
@@ -57,6 +58,19 @@ def check_levels(detector: nn.Module, dense_head: nn.Module, auxiliary_head: nn.
         if width is not None and channels is not None and set(channels) != {width}:
             raise InputError(
                 f"{owner}: {name} has in_channels {width}, but the {source_name}'s levels have {list(channels)}"
+            )
+
+
+def _check_neck(detector: nn.Module, owner: str) -> None:
+    """Checks what a neck was given of the backbone's levels, where both tell."""
+    for argument, of_neck, of_backbone in (
+        ("in_channels", "source_channels", "channels"),
+        ("strides", "source_strides", "strides"),
+    ):
+        given, told = getattr(detector.neck, of_neck, None), getattr(detector.backbone, of_backbone, None)
+        if given is not None and told is not None and list(given) != list(told):
+            raise InputError(
+                f"{owner}: neck has the {argument} {list(given)}, but the backbone's levels have {list(told)}"
             )
 
 

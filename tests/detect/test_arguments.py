@@ -103,9 +103,22 @@ def test_values_out_of_range_are_told_with_their_key(key, values):
 @pytest.mark.parametrize(
     ("override", "message"),
     [
+        (
+            "model.neck.in_channels=[8,8,8,8]",
+            "TwoStageDetector: neck has the in_channels [8, 8, 8, 8], but the backbone's levels have [32, 64, 128, 256]",
+        ),
+        (
+            "model.neck.strides=[8,16,32,64]",
+            "neck has the strides [8, 16, 32, 64], but the backbone's levels have [4, 8, 16, 32]",
+        ),
         (f"{RPN}.strides=[4]", "rpn_head has the strides [4], but the neck's are [4, 8, 16, 32, 64]"),
         (f"{RPN}.strides=[8,16,32,64,128]", "rpn_head has the strides [8, 16, 32, 64, 128]"),
         (f"{ROI}.bbox_roi_extractor.strides=[8,16,32,64]", "roi_head.bbox_roi_extractor has the strides [8, 16, 32"),
+        (f"{ROI}.bbox_roi_extractor.num_levels=9", "SoftRoIExtractor: num_levels is 9, but there are 5 levels"),
+        (
+            f"{ROI}.mask_roi_extractor={{type: SingleRoIExtractor, num_levels: 6}}",
+            "SingleRoIExtractor: num_levels is 6, but there are 5 levels",
+        ),
         (f"{AUX}.strides=[4]", "auxiliary_head has the strides [4]"),
         (f"{RPN}.in_channels=7", "rpn_head has in_channels 7, but the neck's levels have [64, 64, 64, 64, 64]"),
         (f"{RPN}.assigner.pos_iou_thr=0.2", "MaxIoUAssigner: neg_iou_thr 0.3 is above pos_iou_thr 0.2"),

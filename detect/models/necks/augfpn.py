@@ -50,6 +50,8 @@ class AugFPN(nn.Module):
     Attributes:
         channels: Channels of each level of the pyramid.
         strides: Pixels per cell of each level of the pyramid.
+        source_channels: Channels of each level of the backbone, as they were given.
+        source_strides: Pixels per cell of each level of the backbone, as they were given.
     """
 
     def __init__(
@@ -64,6 +66,8 @@ class AugFPN(nn.Module):
         super().__init__()
         if not pool_ratios or not all(0 < ratio <= 1 for ratio in pool_ratios):
             raise InputError(f"pool_ratios must be shares above 0 and up to 1, got {list(pool_ratios)}")
+        self.source_channels = tuple(in_channels)
+        self.source_strides = tuple(strides)
         self.strides = pyramid_strides(strides, len(in_channels), num_outs)
         self.channels = (out_channels,) * num_outs
         self.pool_ratios = tuple(pool_ratios)

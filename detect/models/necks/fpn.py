@@ -43,6 +43,8 @@ class FPN(nn.Module):
     Attributes:
         channels: Channels of each level of the pyramid.
         strides: Pixels per cell of each level of the pyramid.
+        source_channels: Channels of each level of the backbone, as they were given.
+        source_strides: Pixels per cell of each level of the backbone, as they were given.
 
     Raises:
         InputError: If there are no such levels, or not as many strides as levels.
@@ -62,6 +64,8 @@ class FPN(nn.Module):
         super().__init__()
         if len(strides) != len(in_channels):
             raise InputError(f"a neck of {len(in_channels)} in_channels needs as many strides, got {list(strides)}")
+        self.source_channels = tuple(in_channels)
+        self.source_strides = tuple(strides)
         self.taken = taken_levels(len(in_channels), start_level, end_level, num_outs)
         in_channels = in_channels[self.taken]
         self.strides = pyramid_strides(strides[self.taken], len(in_channels), num_outs)

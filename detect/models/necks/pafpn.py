@@ -38,6 +38,8 @@ class PAFPN(FPN):
     Attributes:
         channels: Channels of each level of the pyramid.
         strides: Pixels per cell of each level of the pyramid.
+        source_channels: Channels of each level of the backbone, as they were given.
+        source_strides: Pixels per cell of each level of the backbone, as they were given.
 
     Raises:
         InputError: If there are no such levels, or not as many strides as levels.
