@@ -19,6 +19,7 @@ from detect.models.channels import common_channels
 from detect.models.layers import xavier_init
 from detect.models.roi_align import align_by_products, by_products
 from detect.registry import MODELS
+from dpipe.errors import InputError
 
 Alignment = Literal["aligned", "unaligned", "legacy"]
 
@@ -35,9 +36,13 @@ class SingleRoIExtractor(nn.Module):
         strides: Pixels per cell of each level.
         sampling_ratio: Samples per output cell and axis; 0 adapts their number to the RoI's size.
         finest_scale: Side in pixels that the scale of level 0 starts from.
-        num_levels: How many of the finest levels RoIs come from. A pyramid's fifth level serves proposals only.
+        num_levels: How many of the finest levels RoIs come from; None takes up to four, as a pyramid's fifth level
+            serves proposals only.
         alignment: How RoIs meet the cells, see :func:`pool_level`; ``unaligned``, with two samples, is what
             torchvision's detectors were trained with.
+
+    Raises:
+        InputError: If there are not as many levels as ``num_levels`` says.
     """
 
     def __init__(
@@ -46,12 +51,12 @@ class SingleRoIExtractor(nn.Module):
         strides: Counts,
         sampling_ratio: CountOrZero = 0,
         finest_scale: Count = 56,
-        num_levels: Count = 4,
+        num_levels: Count | None = None,
         alignment: Alignment = "aligned",
     ) -> None:
         super().__init__()
         # Not named `strides`: that attribute would announce levels to the parts of a recipe that follow.
-        self.level_strides = tuple(strides)[:num_levels]
+        self.level_strides = finest(strides, num_levels, "SingleRoIExtractor")
         self.output_size = output_size
         self.sampling_ratio = sampling_ratio
         self.finest_scale = finest_scale
@@ -98,9 +103,13 @@ class SoftRoIExtractor(nn.Module):
         strides: Pixels per cell of each level.
         in_channels: Channels C of the levels, the same on each.
         sampling_ratio: Samples per output cell and axis; 0 adapts their number to the RoI's size.
-        num_levels: How many of the finest levels are read. A pyramid's fifth level serves proposals only.
+        num_levels: How many of the finest levels are read; None takes up to four, as a pyramid's fifth level serves
+            proposals only.
         alignment: How RoIs meet the cells, see :func:`pool_level`; ``legacy`` is what the authors' weights were
             trained with.
+
+    Raises:
+        InputError: If there are not as many levels as ``num_levels`` says, or they differ in channels.
     """
 
     def __init__(
@@ -109,11 +118,11 @@ class SoftRoIExtractor(nn.Module):
         strides: Counts,
         in_channels: Count | Counts = 256,
         sampling_ratio: CountOrZero = 0,
-        num_levels: Count = 4,
+        num_levels: Count | None = None,
         alignment: Alignment = "aligned",
     ) -> None:
         super().__init__()
-        self.level_strides = tuple(strides)[:num_levels]
+        self.level_strides = finest(strides, num_levels, "SoftRoIExtractor")
         self.output_size = output_size
         self.sampling_ratio = sampling_ratio
         self.alignment = alignment
@@ -133,6 +142,17 @@ class SoftRoIExtractor(nn.Module):
         )  # R, L, C, S, S
         gates = self.spatial_attention_conv(pooled.flatten(1, 2)).sigmoid()  # R, L, S, S
         return (pooled * gates[:, :, None]).sum(dim=1)
+
+
+def finest(strides: Sequence[int], num_levels: int | None, part: str) -> tuple[int, ...]:
+    """The strides of the levels that RoIs come from, of all there are; without a number up to four.
+
+    Raises:
+        InputError: If there are not as many as asked for.
+    """
+    if num_levels is not None and num_levels > len(strides):
+        raise InputError(f"{part}: num_levels is {num_levels}, but there are {len(strides)} levels")
+    return tuple(strides)[: num_levels or 4]
 
 
 def extract_all_levels(
