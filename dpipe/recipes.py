@@ -35,6 +35,7 @@ __all__ = ["Recipe", "dump_yaml", "find_recipe", "load_recipe", "shipped_recipes
 
 ENTRY_POINTS = "dpipe.recipes"
 SUFFIXES = ("", ".yaml", ".yml")
+COMMAND_LINE = Origin("command line", None)
 
 
 @dataclass(frozen=True)
@@ -52,10 +53,26 @@ class Recipe:
     origins: dict[KeyPath, Origin]
 
     def where(self, path: KeyPath) -> str:
-        """The file and line of a key, or of the innermost mapping or list around it that was written somewhere."""
+        """Where a key was written, or else the innermost mapping or list around it.
+
+        A part or a list that a file has, and that an override changed inside, was written at both places: what is wrong
+        with it as a whole may be either's.
+        """
         while path and path not in self.origins:
             path = path[:-1]
-        return str(self.origins[path])
+        origin = self.origins[path]
+        if origin != COMMAND_LINE and self._is_whole(path):
+            inside = (place for key, place in self.origins.items() if key[: len(path)] == path)
+            if COMMAND_LINE in inside:
+                return f"{origin} and {COMMAND_LINE}"
+        return str(origin)
+
+    def _is_whole(self, path: KeyPath) -> bool:
+        """Whether a key holds a part or a list, whose values have to fit each other; sections are checked by key."""
+        value: Any = self.values
+        for key in path:
+            value = value[key]
+        return isinstance(value, list) or (isinstance(value, dict) and "type" in value)
 
 
 def shipped_recipes() -> dict[str, Path]:
@@ -169,8 +186,7 @@ def _apply_override(tree: Located, override: str) -> Located:
     if not separator or not all(keys):
         raise InputError(f"{override!r}: expected an override of the form key.path=value")
     value = parse_yaml(text, f"override {override!r}", lines=False)
-    origin = Origin("command line", None)
-    return _set(tree, keys, 0, _at(value, origin), tree)
+    return _set(tree, keys, 0, _at(value, COMMAND_LINE), tree)
 
 
 def _at(node: Located, origin: Origin) -> Located:

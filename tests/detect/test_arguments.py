@@ -148,7 +148,7 @@ def test_parts_that_do_not_fit_each_other(override, message):
     with pytest.raises(InputError) as error:
         build_model(config, 3)
     assert message in str(error.value)
-    assert ": model" in str(error.value)
+    assert "command line: model" in str(error.value)
     assert "\n" not in str(error.value)
 
 

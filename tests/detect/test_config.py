@@ -176,7 +176,7 @@ class TestReport:
 
     def test_a_part_that_refuses_its_values(self) -> None:
         config = load_config(DEMO, ["model.backbone.depth=20"])
-        with pytest.raises(InputError, match=r"demo_streets\.yaml:\d+: model\.backbone: .*20"):
+        with pytest.raises(InputError, match=r"demo_streets\.yaml:\d+ and command line: model\.backbone: .*20"):
             build_model(config, 3)
 
     @pytest.mark.parametrize("override", ["backbone.base_channels=-4", "neck.out_channels=0"])

@@ -291,8 +291,19 @@ class TestFinding:
         assert recipe.where(("a", "x")) == f"{top}:3"
         assert recipe.where(("a", "y")) == f"{top.with_name('base.yaml')}:2"
         assert recipe.where(("a", "z")) == "command line"
+        assert recipe.where(("a",)) == f"{top}:2"
         # What an interpolation brought in is told by the key that holds the interpolation.
         assert recipe.where(("b", "x")) == f"{top.with_name('base.yaml')}:3"
+
+    def test_a_part_that_was_changed_inside_was_written_at_both_places(self, write: Write) -> None:
+        top = write(top="a: {type: A, x: 1, b: {type: B}}\nc: [1, 2]\nd: {x: 1}\ne: {type: E}")
+        recipe = load_recipe(top, ["a.b.y=2", "c.1=3", "d.x=2", "f={type: F}"])
+        assert recipe.where(("a",)) == recipe.where(("a", "b")) == f"{top}:1 and command line"
+        assert recipe.where(("a", "x")) == f"{top}:1"
+        assert recipe.where(("a", "b", "y")) == recipe.where(("f",)) == "command line"
+        assert recipe.where(("c",)) == f"{top}:2 and command line"
+        assert recipe.where(("d",)) == f"{top}:3"
+        assert recipe.where(("e",)) == f"{top}:4"
 
 
 def test_modules_are_found_beside_the_recipe_and_in_the_current_folder(tmp_path, monkeypatch):
