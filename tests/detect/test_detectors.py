@@ -169,7 +169,8 @@ def test_training_step_without_usable_anchor():
     """Every anchor reaches beyond an image of this size, and none may."""
     model = build("mask_rcnn")
     model.rpn_head.allowed_border = 0.0
-    losses = check_step(model, torch.randn(1, 3, 32, 32), [make_target([(2, 2, 20, 20)], size=(16, 20))])
+    with pytest.warns(UserWarning, match="the image is 16x20 px and the smallest anchor "):
+        losses = check_step(model, torch.randn(1, 3, 32, 32), [make_target([(2, 2, 20, 20)], size=(16, 20))])
     assert losses["loss_rpn_cls"].item() == losses["loss_rpn_bbox"].item() == 0
 
 

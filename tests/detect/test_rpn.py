@@ -114,6 +114,21 @@ def test_how_far_anchors_may_reach_beyond_the_image(border, rows, columns, make_
     assert sample.negatives.tolist() == [6 * row + column for row in rows for column in columns]
 
 
+def test_an_image_that_the_border_leaves_no_anchor(make_target):
+    """Anchors of 128 px and more, an image of 64 x 96."""
+    head, features = RPNHead(8, (8, 16), feat_channels=8, scales=[16.0], allowed_border=0), levels()
+    with pytest.warns(UserWarning, match="RPNHead learns nothing of image.png") as told:
+        for _ in range(2):
+            assert total_loss(head.loss(features, [make_target(OBJECTS), make_target([])])) == 0
+    (warning,) = told
+    expected = (
+        "with allowed_border 0 no anchor may be trained, as the image is 64x96 px and the smallest anchor 91x181 px"
+    )
+    assert expected in str(warning.message)
+    head.allowed_border = -1
+    assert total_loss(head.loss(features, [make_target(OBJECTS), make_target([])])) > 0
+
+
 @pytest.mark.parametrize(
     ("min_size", "sizes"), [(7.9, {(8, 32), (16, 16)}), (8, {(16, 16)}), (15.9, {(16, 16)}), (16, set())]
 )

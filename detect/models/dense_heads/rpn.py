@@ -8,6 +8,7 @@ Shapes and names:
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -64,6 +65,9 @@ class RPNHead(nn.Module):
         test_max_per_img: The same in evaluation.
         log_errors: Losses come with ``rpn_cls_error`` and ``rpn_box_mae``, which are not trained, see
             :func:`sample_errors`.
+
+    Raises:
+        InputError: If parts do not fit each other.
     """
 
     def __init__(
@@ -113,6 +117,7 @@ class RPNHead(nn.Module):
         self.test_nms_pre = test_nms_pre
         self.test_max_per_img = test_max_per_img
         self.log_errors = log_errors
+        self._has_warned = False
 
         num_anchors = self.anchors.num_anchors
         self.level_strides = self.anchors.strides
@@ -159,11 +164,15 @@ class RPNHead(nn.Module):
             targets: N targets.
 
         Returns:
-            For each image, which anchors take part.
+            For each image, which anchors take part: none, with a warning of the first such image, where
+            ``allowed_border`` leaves none. A narrow picture among others is no reason to end a run.
         """
         samples = []
         for target in targets:
             candidates, assignment = self._assign(anchors, sizes, target)
+            if not len(candidates) and not self._has_warned:
+                warnings.warn(self._no_anchor(anchors, target), stacklevel=2)
+                self._has_warned = True
             positives, negatives = self.sampler.choose(assignment)
             samples.append(
                 AnchorSamples(candidates[positives], candidates[negatives], assignment.gt_indices[positives])
@@ -201,6 +210,17 @@ class RPNHead(nn.Module):
             usable &= (anchors[:, :2] >= -self.allowed_border).all(1) & (anchors[:, 2:] < limits).all(1)
         candidates = usable.nonzero().squeeze(1)  # waits for the device: how many there are is a shape from here on
         return candidates, self.assigner.assign(anchors[candidates], target.boxes, target.ignore_boxes)
+
+    def _no_anchor(self, anchors: Tensor, target: Target) -> str:
+        """What is to be told of an image none of whose anchors (n, 4) may be trained."""
+        sides = (anchors[:, 2:] - anchors[:, :2]).unique(dim=0)
+        width, height = sides[sides.prod(dim=1).argmin()].tolist()
+        return (
+            f"RPNHead learns nothing of {target.file_name}, and of others like it: with allowed_border "
+            f"{self.allowed_border:g} no anchor may be trained, as the image is {target.size[0]}x{target.size[1]} px "
+            f"and the smallest anchor {height:.0f}x{width:.0f} px; larger images, smaller scales or allowed_border -1 "
+            "leave some"
+        )
 
     def _loss(self, outputs: RPNOutputs, grids: Sequence[Tensor], targets: Sequence[Target]) -> dict[str, Tensor]:
         anchors = torch.cat(list(grids))
