@@ -214,7 +214,7 @@ class RPNHead(nn.Module):
     def _no_anchor(self, anchors: Tensor, target: Target) -> str:
         """What is to be told of an image none of whose anchors (n, 4) may be trained."""
         sides = (anchors[:, 2:] - anchors[:, :2]).unique(dim=0)
-        width, height = sides[sides.prod(dim=1).argmin()].tolist()
+        width, height = sides[sides.amax(dim=1).argmin()].tolist()
         return (
             f"RPNHead learns nothing of {target.file_name}, and of others like it: with allowed_border "
             f"{self.allowed_border:g} no anchor may be trained, as the image is {target.size[0]}x{target.size[1]} px "
