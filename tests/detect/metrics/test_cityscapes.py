@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from pycocotools import mask as mask_utils
 
-from converters.cityscapes_labels import instance_labels
+from converters.cityscapes_labels import chosen_labels
 from detect.metrics.cityscapes import _evaluator, evaluate_cityscapes
 from dpipe.coco import CocoIndex
 from dpipe.errors import InputError
@@ -39,7 +39,7 @@ class Streets:
             {"id": i, "file_name": f"{name.split('_')[0]}/{name}_leftImg8bit.png", "width": 100, "height": 40}
             for i, name in enumerate(NAMES, 1)
         ]
-        categories = [{"id": label.id, "name": label.name} for label in instance_labels()]
+        categories = [{"id": label.id, "name": label.name} for label in chosen_labels(None)]
         self.content = {"images": images, "annotations": [], "categories": categories}
 
     @property
