@@ -67,17 +67,12 @@ def check(registry: Registry, node: Any, path: KeyPath = (), supplied: Collectio
     except ValueError:  # classes written in C may not tell
         return [Problem((*path, "type"), f"{node['type']} does not tell its arguments, so a recipe cannot name it")]
     takes_any = any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in known.values())
-    problems = []
+    unknown = [name for name in node if name != "type" and name not in known and not takes_any]
+    problems = _unknown_arguments(node["type"], unknown, known, path)
     for name, value in node.items():
-        if name == "type":
-            continue
-        if name in known:
-            problems += _check_value(registry, value, known[name].annotation, (*path, name), supplied)
-        elif takes_any:
-            problems += _check_value(registry, value, Any, (*path, name), supplied)
-        else:
-            problems.append(Problem((*path, name), f"unknown argument of {node['type']}{nearest(name, known)}"))
-            problems += _check_value(registry, value, Any, (*path, name), supplied)
+        if name != "type":
+            annotation = known[name].annotation if name in known else Any
+            problems += _check_value(registry, value, annotation, (*path, name), supplied)
     missing = [name for name in _required(known) if name not in node and name not in supplied]
     problems += [
         Problem(path, f"{node['type']} needs {name!r}: {describe(known[name].annotation)}") for name in missing
@@ -127,6 +122,19 @@ def _required(known: Mapping[str, inspect.Parameter]) -> list[str]:
         name
         for name, parameter in known.items()
         if parameter.default is parameter.empty and parameter.kind is not inspect.Parameter.VAR_KEYWORD
+    ]
+
+
+def _unknown_arguments(type_: str, unknown: list[str], known: Collection[str], path: KeyPath) -> list[Problem]:
+    """A problem for each argument that a class does not take; one for three and more, another class's probably."""
+    if len(unknown) < 3:
+        return [Problem((*path, name), f"unknown argument of {type_}{nearest(name, known)}") for name in unknown]
+    return [
+        Problem(
+            path,
+            f"{type_} has no arguments {', '.join(unknown)}; with another type, `_delete_: true` beside it drops what "
+            "it inherits",
+        )
     ]
 
 

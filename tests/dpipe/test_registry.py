@@ -249,6 +249,13 @@ class TestCheck:
             "": "Detector needs 'second': a part (Head)",
         }
 
+    def test_the_arguments_of_another_class_are_told_once(self) -> None:
+        assert problems({"type": "Backbone", "depth": 3, "rate": 1, "size": 2, "inner": {"type": "Nek"}}) == {
+            "": "Backbone has no arguments rate, size, inner; with another type, `_delete_: true` beside it drops what "
+            "it inherits",
+            "inner.type": "unknown part 'Nek'; did you mean 'Neck'?",
+        }
+
     @pytest.mark.parametrize(
         ("part", "key", "value", "message"),
         [
