@@ -7,10 +7,9 @@ import typing
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import torch
-from annotated_types import Ge, Gt, Le, Lt, MinLen
 from torch import nn
 
 from detect.config import Config, load_config
@@ -153,7 +152,7 @@ def describe_part(name: str) -> Description:
     arguments = tuple(
         ArgumentHelp(
             parameter.name,
-            _expected(parameter.annotation),
+            describe(parameter.annotation),
             "any others" if parameter.kind is inspect.Parameter.VAR_KEYWORD else _default(parameter),
             doc.arguments.get(parameter.name, ""),
         )
@@ -250,27 +249,6 @@ def _first_comment(path: Path) -> str:
             break
         words.append(text)
     return " ".join(words).removesuffix(":")
-
-
-def _expected(annotation: Any) -> str:
-    """What an argument takes, with its limits."""
-    told = describe(annotation)
-    if typing.get_origin(annotation) is not Annotated:
-        return told
-    limits = []
-    for field in typing.get_args(annotation)[1:]:
-        for limit in getattr(field, "metadata", [field]):
-            if isinstance(limit, Ge):
-                limits.append(f"at least {limit.ge}")
-            elif isinstance(limit, Gt):
-                limits.append(f"above {limit.gt}")
-            elif isinstance(limit, Le):
-                limits.append(f"at most {limit.le}")
-            elif isinstance(limit, Lt):
-                limits.append(f"below {limit.lt}")
-            elif isinstance(limit, MinLen):
-                limits.append(f"of at least {limit.min_length}")
-    return ", ".join([told, *limits])
 
 
 def _default(parameter: inspect.Parameter) -> str:

@@ -77,5 +77,6 @@ def _one_line_usage_errors() -> Iterator[None]:
             raise
         message = " ".join(error.format_message().split()).removesuffix(".")  # type: ignore[attr-defined]
         context = getattr(error, "ctx", None)
+        message = message.replace(": Value error, ", ": ", 1)  # pydantic's words in Typer's
         hint = f" (see {context.command_path} --help)" if context is not None else ""
         fail(f"{message[:1].lower()}{message[1:]}{hint}")

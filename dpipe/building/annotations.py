@@ -16,6 +16,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Any, Literal, Union
 
+from annotated_types import Ge, Gt, Le, Lt, MaxLen, MinLen
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 from pydantic_core import ErrorDetails
 
@@ -32,6 +33,8 @@ NAMES = {
     type(None): "null",
     Path: "a path",
 }
+
+BOUNDS = ((Ge, "ge", "at least"), (Gt, "gt", "above"), (Le, "le", "at most"), (Lt, "lt", "below"))
 
 # pydantic's names of errors about types.
 EXPECTED = {
@@ -173,6 +176,10 @@ def explain(error: ErrorDetails) -> str:
     """One of pydantic's errors, in the words of a recipe's writer."""
     if error["type"] in EXPECTED:
         expected = f"expected {EXPECTED[error['type']]}"
+    elif error["type"] == "too_short":
+        expected = f"expected a list{_length(error['ctx']['min_length'], None)}"
+    elif error["type"] == "too_long":
+        expected = f"expected a list{_length(0, error['ctx']['max_length'])}"
     else:
         expected = (
             error["msg"]
@@ -185,10 +192,22 @@ def explain(error: ErrorDetails) -> str:
 
 
 def describe(annotation: Any) -> str:
-    """An annotation in the words of a recipe's writer."""
+    """An annotation in the words of a recipe's writer, with its limits: ``a number above 0``."""
     origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
     if origin is Annotated:
-        return describe(arguments[0])
+        told, limits = describe(arguments[0]), _limits(arguments[1:])
+        lengths = [limit.min_length for limit in limits if isinstance(limit, MinLen)]
+        most = [limit.max_length for limit in limits if isinstance(limit, MaxLen)]
+        if told.startswith("a list"):
+            return f"a list{_length(max(lengths, default=0), min(most, default=None))}{told.removeprefix('a list')}"
+        bounds = [
+            f"{words} {getattr(limit, name)}"
+            for limit in limits
+            for kind, name, words in BOUNDS
+            if isinstance(limit, kind)
+        ]
+        told_bounds = " and ".join(bounds)
+        return f"{told} {'of ' if told_bounds.startswith('at ') else ''}{told_bounds}" if bounds else told
     if origin in (Union, types.UnionType):
         return " or ".join(describe(argument) for argument in arguments)
     if origin is Literal:
@@ -202,6 +221,20 @@ def describe(annotation: Any) -> str:
     if annotation in NAMES:
         return NAMES[annotation]
     return f"a part ({getattr(annotation, '__name__', annotation)})" if holds_parts(annotation) else "any value"
+
+
+def _limits(metadata: Iterable[Any]) -> list[Any]:
+    """The limits in what ``Annotated`` holds, of which pydantic's ``Field`` may hold several."""
+    return [limit for field in metadata for limit in getattr(field, "metadata", [field])]
+
+
+def _length(least: int, most: int | None) -> str:
+    """How many items a list has to have; empty where any number will do."""
+    if most is not None and least in (0, most):
+        return f" of {most}" if least else f" of at most {most}"
+    if most is not None:
+        return f" of {least} to {most}"
+    return f" of {'one' if least == 1 else least} or more" if least else ""
 
 
 @lru_cache(maxsize=1024)

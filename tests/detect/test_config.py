@@ -85,7 +85,17 @@ class TestReport:
             ("data.train.filter_empty=1", "data.train.filter_empty: expected true or false, got 1"),
             ("data.backend=gpu", "data.backend: expected 'auto', 'opencv' or 'dali', got \"gpu\""),
             ("data.classes=person", 'data.classes: expected a list, got "person"'),
-            ("data.classes=[]", "data.classes: list should have at least 1 item"),
+            ("data.classes=[]", "data.classes: expected a list of one or more, got []"),
+            ("evaluation.kinds=[]", "evaluation.kinds: expected a list of one or more, got []"),
+            ("evaluation.tta.scales=[[1, 2, 3]]", "scales.0: expected a list of at most 2, got [1, 2, 3]"),
+            (
+                "model.rpn_head.target_stds=[0, 0, 0, 0]",
+                f"expected [{', '.join(['number above 0'] * 4)}], got [0, 0, 0, 0]",
+            ),
+            (
+                "model.rpn_head.scales=[]",
+                "model.rpn_head.scales: expected a list of one or more, each a number above 0, got []",
+            ),
             ("data.train_transforms={}", "data.train_transforms: expected a list, got {}"),
             ("data.train_transforms.1=Resize", 'data.train_transforms.1: expected a mapping, got "Resize"'),
             ("data.train_transforms=[{}]", "data.train_transforms.0: expected a part, a mapping with `type`, got {}"),

@@ -98,9 +98,9 @@ def test_every_argument_is_described():
 
 def test_describe_tells_types_limits_defaults_and_source():
     output = run("describe", "FCOSHead").stdout
-    assert "  num_classes: an integer, at least 1 (from the data)\n      K.\n" in output
-    assert "  center_sample_radius: a number, above 0 (1.5)\n      How near, in strides along each axis.\n" in output
-    assert "  strides: a list, each an integer, of at least 1 (from the part before)\n" in output
+    assert "  num_classes: an integer of at least 1 (from the data)\n      K.\n" in output
+    assert "  center_sample_radius: a number above 0 (1.5)\n      How near, in strides along each axis.\n" in output
+    assert "  strides: a list of one or more, each an integer of at least 1 (from the part before)\n" in output
     assert "detect.models.dense_heads.fcos.FCOSHead\n" in output
     assert "detect/models/dense_heads/fcos.py:" in output.splitlines()[-1]
     assert "  scale: [integer, integer] or " in run("describe", "Resize").stdout
@@ -156,8 +156,12 @@ def test_describe_knows_limits_dataclasses_and_open_constructors(tmp_path, monke
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", list(sys.path))
     share, names = describe_part("limited_parts.Limited").arguments
-    assert (share.expected, share.default, share.text) == ("a number, at least 0, below 1", "required", "How much.")
-    assert names.expected.endswith(", of at least 2")
+    assert (share.expected, share.default, share.text) == (
+        "a number of at least 0 and below 1",
+        "required",
+        "How much.",
+    )
+    assert names.expected == "a list of 2 or more, each a string"
     assert (names.default, names.text) == ('["a", "b"]', "Which.")
     (options,) = describe_part("limited_parts.Open").arguments
     assert (options.name, options.default, options.text) == ("options", "any others", "What else.")

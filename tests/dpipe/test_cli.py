@@ -93,6 +93,7 @@ def test_the_version_is_told_without_importing_anything_heavy(program: str) -> N
         ("dpipe", "bench a b --seconds inf", "invalid value for '--seconds'"),
         ("detect", "nope", "no such command 'nope'"),
         ("detect", "train", "missing argument 'CONFIG'"),
+        ("detect", "eval a b --eval foo", "invalid value for '--eval': 'foo' is not one of 'bbox', "),
         ("detect", "predict a b c -o d --score-thr nan", "invalid value for '--score-thr'"),
     ],
 )
