@@ -177,8 +177,13 @@ def load_pth(path: Path) -> Any:
 
 def _unreadable(path: Path, error: Exception) -> InputError:
     reason = str(error).strip().partition("\n")[0]
-    # A KeyError's message is a key that means nothing to a reader.
-    reason = reason if reason and not isinstance(error, KeyError) else type(error).__name__
+    # A KeyError's message is a key that means nothing to a reader, and so are keys of pickles.
+    if not reason or isinstance(error, KeyError) or reason.startswith("invalid load key"):
+        with path.open("rb") as file:
+            begins_well = file.read(4).startswith((b"PK\x03\x04", b"\x80"))
+        if not begins_well:
+            return InputError(f"{path}: is not a checkpoint: neither a zip archive nor a pickle, as torch.save writes")
+        reason = type(error).__name__
     reason = "".join(sign if sign.isprintable() else "?" for sign in reason)  # names of the file, for a terminal
     return InputError(f"{path}: is not a checkpoint that can be read: {reason}")
 

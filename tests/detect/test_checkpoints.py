@@ -577,6 +577,15 @@ def test_damaged_files(tmp_path, kind):
     assert ("tar archive" in str(info.value)) == (kind == "tar")
 
 
+@pytest.mark.parametrize("text", ["model:\n  depth: 18\n", "_base_: x.yaml\n", "\n", "# a comment", "<html>"])
+def test_text_in_place_of_a_checkpoint(tmp_path, text):
+    path = tmp_path / "tiny.yaml"
+    path.write_text(text)
+    with pytest.raises(InputError) as info:
+        read_weights(path)
+    assert str(info.value) == f"{path}: is not a checkpoint: neither a zip archive nor a pickle, as torch.save writes"
+
+
 @pytest.mark.parametrize("content", [[1, 2], {"epoch": 3}, torch.ones(2), {"state_dict": {}}])
 def test_files_without_named_tensors(tmp_path, content):
     path = tmp_path / "weights.pth"
