@@ -12,7 +12,7 @@ ENTRY = re.compile(r"^    \*{0,2}(\w+)(?: \([^)]*\))?:\s*(.*)$")
 
 @dataclass(frozen=True)
 class Docstring:
-    """A docstring taken apart.
+    """A docstring taken apart, in plain text.
 
     Attributes:
         summary: The first paragraph, on one line.
@@ -33,12 +33,18 @@ def parse_docstring(cls: type) -> Docstring:
     paragraphs, sections = _split(inspect.cleandoc(own))
     _, constructor = _split(inspect.cleandoc(cls.__init__.__doc__ or ""))  # type: ignore[misc]
     arguments = {
-        name: text
+        name: _plain(text)
         for found in (sections.get("Attributes"), constructor.get("Args"), sections.get("Args"))
         for name, text in _entries(found or []).items()
     }
     summary, _, text = paragraphs.partition("\n\n")
-    return Docstring(" ".join(summary.split()), text.strip(), arguments)
+    return Docstring(_plain(" ".join(summary.split())), _plain(text.strip()), arguments)
+
+
+def _plain(text: str) -> str:
+    """A text without the marks of documentation tools, such as ``:func:`name``` for a name."""
+    text = re.sub(r":\w+:`(?:~[\w.]*\.)?([^`]+)`", r"\1", text)
+    return re.sub(r"``([^`]+)``", r"\1", text)
 
 
 def _split(text: str) -> tuple[str, dict[str, list[str]]]:

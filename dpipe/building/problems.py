@@ -28,11 +28,12 @@ def dotted(path: Iterable[str | int]) -> str:
 
 
 def nearest(name: str, names: Iterable[str]) -> str:
-    """``"; did you mean 'x'?"`` for the valid name nearest to ``name``, else the list of valid names."""
+    """``"; did you mean 'x'?"`` for the valid name nearest to ``name``, in upper or lower case, else all of them."""
     names = sorted(names)
-    close = difflib.get_close_matches(name, names, n=1, cutoff=0.6)
+    by_lower = {each.lower(): each for each in reversed(names)}
+    close = difflib.get_close_matches(name.lower(), sorted(by_lower), n=1, cutoff=0.6)
     if close:
-        return f"; did you mean {close[0]!r}?"
+        return f"; did you mean {by_lower[close[0]]!r}?"
     return f"; expected one of: {', '.join(names)}" if names else ""
 
 

@@ -106,6 +106,20 @@ def test_describe_tells_types_limits_defaults_and_source():
     assert "  scale: [integer, integer] or " in run("describe", "Resize").stdout
 
 
+def test_describe_prints_plain_text():
+    """Of ``:func:`pool_level``` and ``unaligned``, the names."""
+    output = run("describe", "SingleRoIExtractor").stdout
+    assert "How RoIs meet the cells, see pool_level; unaligned, with two" in " ".join(output.split())
+    for name in [*MODELS.names(), *TRANSFORMS.names()]:
+        doc = describe_part(name).doc
+        texts = [doc.summary, doc.text, *doc.arguments.values()]
+        assert not [text for text in texts if "``" in text or ":`" in text]
+
+
+def test_a_name_in_another_case_is_found_near():
+    assert run("describe", "fcos").stderr.strip().endswith("did you mean 'FCOSHead'?")
+
+
 def test_describe_knows_parts_of_ones_own(tmp_path, monkeypatch):
     (tmp_path / "described_parts.py").write_text(OWN_PART)
     monkeypatch.chdir(tmp_path)
