@@ -230,7 +230,7 @@ class TestLoading:
         assert data.val.images == "/somewhere/leftImg8bit/val"
 
     def test_a_part_of_the_user(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        (tmp_path / "my_parts.py").write_text(
+        (tmp_path / "users_parts.py").write_text(
             "from torch import nn\n"
             "from detect.registry import MODELS\n"
             "@MODELS.register\n"
@@ -245,10 +245,10 @@ class TestLoading:
         monkeypatch.chdir(tmp_path)
         # What it registers goes with this test.
         monkeypatch.setattr(MODELS, "_classes", {name: MODELS.get(name) for name in MODELS.names()})
-        loss = "model.rpn_head.loss_cls={_delete_: true, type: my_parts.MyLoss, factor: 2}"
+        loss = "model.rpn_head.loss_cls={_delete_: true, type: users_parts.MyLoss, factor: 2}"
         assert build_model(load_config(DEMO, [loss]), 3).rpn_head.loss_cls.factor == 2  # type: ignore[union-attr]
-        registered = loss.replace("my_parts.MyLoss", "MyLoss")
-        build_model(load_config(DEMO, ["custom_imports=[my_parts]", registered]), 3)
+        registered = loss.replace("users_parts.MyLoss", "MyLoss")
+        build_model(load_config(DEMO, ["custom_imports=[users_parts]", registered]), 3)
 
     def test_own_transforms_are_not_made_while_a_recipe_is_checked(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
