@@ -105,7 +105,7 @@ def test_values_out_of_range_are_told_with_their_key(key, values):
     [
         (
             "model.neck.in_channels=[8,8,8,8]",
-            "TwoStageDetector: neck has the in_channels [8, 8, 8, 8], but the backbone's levels have [32, 64, 128, 256]",
+            "neck has the in_channels [8, 8, 8, 8], but the backbone's levels have [32, 64, 128, 256]",
         ),
         (
             "model.neck.strides=[8,16,32,64]",
