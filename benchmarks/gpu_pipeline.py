@@ -27,7 +27,7 @@ from street_photos import Streets, make_streets
 
 from detect.config import build_model, load_config
 from detect.models.detectors import total_loss
-from detect.optim import make_optimizer, set_lr
+from detect.running.optim import make_optimizer, set_lr
 from dpipe import CocoIndex, DetectionLoader
 from dpipe.recipes import load_recipe
 

@@ -241,7 +241,7 @@ class Ours:
     def __init__(self, recipe: str, weights: Path, same_samples: bool, bf16: bool) -> None:
         from detect.config import build_model, load_config
         from detect.models.checkpoints import load_weights
-        from detect.optim import make_optimizer, set_lr
+        from detect.running.optim import make_optimizer, set_lr
         from dpipe.polygons import Polygons
         from dpipe.target import Target
 

@@ -12,17 +12,17 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from detect.config import Config, build_augment, build_model, load_config
-    from detect.control import TrainingInterruptedError
     from detect.evaluation import evaluate
     from detect.metrics.evaluating import evaluate_results
     from detect.metrics.results import Results
     from detect.metrics.scores import Options, Scores
     from detect.models.detections import Detections
     from detect.models.losses import weighted_loss
+    from detect.predicting.predictions import Predictions
+    from detect.predicting.predictor import Predictor, load
     from detect.prediction import predict
-    from detect.predictions import Predictions
-    from detect.predictor import Predictor, load
     from detect.registry import MODELS
+    from detect.running.control import TrainingInterruptedError
     from detect.trained import Trained, load_trained
     from detect.training import train
 
@@ -32,17 +32,17 @@ _HOMES = {
     "Config": "detect.config",
     "Detections": "detect.models.detections",
     "Options": "detect.metrics.scores",
-    "Predictions": "detect.predictions",
-    "Predictor": "detect.predictor",
+    "Predictions": "detect.predicting.predictions",
+    "Predictor": "detect.predicting.predictor",
     "Results": "detect.metrics.results",
     "Scores": "detect.metrics.scores",
     "Trained": "detect.trained",
-    "TrainingInterruptedError": "detect.control",
+    "TrainingInterruptedError": "detect.running.control",
     "build_augment": "detect.config",
     "build_model": "detect.config",
     "evaluate": "detect.evaluation",
     "evaluate_results": "detect.metrics.evaluating",
-    "load": "detect.predictor",
+    "load": "detect.predicting.predictor",
     "load_config": "detect.config",
     "load_trained": "detect.trained",
     "predict": "detect.prediction",

@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 
 from pydantic import Field, PrivateAttr, ValidationError
 
-from detect.evaluation_section import Evaluation
-from detect.optimizer_sections import TYPES, Optimizer, Schedule
 from detect.registry import MODELS
-from detect.sections import Count, NotNegative, Section
-from detect.train_section import Train
+from detect.sections.evaluation import Evaluation
+from detect.sections.optimizer import TYPES, Optimizer, Schedule
+from detect.sections.section import Count, NotNegative, Section
+from detect.sections.training import Train
 from dpipe.building.annotations import explain
 from dpipe.building.problems import KeyPath, Problem, nearest, report, shorten
 from dpipe.errors import InputError
@@ -98,9 +98,9 @@ class Config(Section):
         custom_imports: Modules that are imported first, so that the parts they register can be named.
         model: The detector, a part (see ``dpipe.building.build``).
         data: See :class:`Data`.
-        optimizer: See ``detect.optimizer_sections``.
-        schedule: See ``detect.optimizer_sections``.
-        train: See ``detect.train_section``.
+        optimizer: See ``detect.sections.optimizer``.
+        schedule: See ``detect.sections.optimizer``.
+        train: See ``detect.sections.training``.
         evaluation: See :class:`Evaluation`.
     """
 

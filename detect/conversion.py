@@ -11,7 +11,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from detect.models.checkpoints import read_weights
-from detect.state import own_memory
+from detect.running.state import own_memory
 from detect.trained import find_weights, read_info
 from dpipe.errors import InputError
 from dpipe.files import check_writable_file, write_whole

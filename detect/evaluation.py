@@ -15,13 +15,13 @@ from torch import nn
 
 from detect.config import Config
 from detect.data import skipped_anywhere, usable_ids, val_index, val_loader
-from detect.devices import Accelerator, launched_rank, make_fabric
 from detect.metrics.evaluating import check_kinds, default_kinds, evaluate_results
 from detect.metrics.results import Results
 from detect.metrics.scores import Kind, Scores
-from detect.together import failing_together
+from detect.predicting.views import build_views, check_mergeable, detect_in_views
+from detect.running.devices import Accelerator, launched_rank, make_fabric
+from detect.running.together import failing_together
 from detect.trained import load_trained
-from detect.views import build_views, check_mergeable, detect_in_views
 from dpipe.files import check_writable, check_writable_file, write_whole
 
 if TYPE_CHECKING:

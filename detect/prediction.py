@@ -13,10 +13,8 @@ import orjson
 from rich.console import Console
 
 from detect.config import Config
-from detect.devices import Accelerator
 from detect.evaluation import image_progress
-from detect.inputs import check_files, find_files, sources_of
-from detect.prediction_files import (
+from detect.predicting.files import (
     FORMS,
     LABELME_FOLDER,
     RESULTS_NAME,
@@ -27,10 +25,12 @@ from detect.prediction_files import (
     picture_paths,
     unique_names,
 )
-from detect.predictions import SCORE_THR
-from detect.predictor import load
+from detect.predicting.inputs import check_files, find_files, sources_of
+from detect.predicting.predictions import SCORE_THR
+from detect.predicting.predictor import load
+from detect.predicting.videos import is_video, video_info
+from detect.running.devices import Accelerator
 from detect.trained import say_nothing
-from detect.videos import is_video, video_info
 from dpipe.backends.base import OnBadSample
 from dpipe.errors import BadSampleError, InputError
 from dpipe.files import check_writable
@@ -120,7 +120,7 @@ def predict_files(
     Args:
         config: The recipe; its ``test_transforms`` are applied.
         checkpoint: A ``.safetensors`` or ``.pth`` file, its URL, a checkpoint folder, or a work directory.
-        inputs: Files, folders and patterns, see ``detect.inputs.find_files``.
+        inputs: Files, folders and patterns, see ``detect.predicting.inputs.find_files``.
         out: The output folder.
         score_thr: Objects with a lower score are not drawn and not in LabelMe files; COCO results hold them.
         save: What is written.

@@ -14,7 +14,7 @@ from detect.config import Config, build_model
 from detect.models.checkpoints import entries, load_weights
 from detect.models.pretrained import download, is_url
 from detect.models.unpickling import load_pth
-from detect.state import METADATA_KEY, WEIGHTS, ModelInfo, newest_intact
+from detect.running.state import METADATA_KEY, WEIGHTS, ModelInfo, newest_intact
 from dpipe.errors import InputError
 
 

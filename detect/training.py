@@ -19,11 +19,7 @@ import torch
 from rich.console import Console
 from torch import Tensor, nn
 
-from detect.averages import Averages
-from detect.best import Evaluations, Measure
-from detect.boards import Board, WeightsAndBiases, require_wandb
 from detect.config import Config, build_model
-from detect.control import TrainingInterruptedError, deterministic, iteration_seed, signals
 from detect.data import (
     skipped_anywhere,
     train_index,
@@ -32,19 +28,23 @@ from detect.data import (
     val_index,
     val_loader,
 )
-from detect.devices import Accelerator, launched_rank, make_fabric
-from detect.disk import check_room, checkpoint_bytes
 from detect.evaluation import abilities, collect_results, without_note
-from detect.logs import LOG_NAME, RunLog, logged_evaluation
-from detect.loss_step import LossStep, Sealed
 from detect.metrics.evaluating import check_kinds, default_kinds, evaluate_results
 from detect.metrics.tables import class_tables, score_table
 from detect.models.checkpoints import load_weights
 from detect.models.detectors import total_loss
-from detect.not_finite import save_batch, what_is_not_finite
-from detect.optim import group_lrs, load_state_by_name, make_optimizer, scaled_lr, set_lr, state_by_name
-from detect.schedules import Progress, make_schedule
-from detect.state import (
+from detect.running.averages import Averages
+from detect.running.best import Evaluations, Measure
+from detect.running.boards import Board, WeightsAndBiases, require_wandb
+from detect.running.control import TrainingInterruptedError, deterministic, iteration_seed, signals
+from detect.running.devices import Accelerator, launched_rank, make_fabric
+from detect.running.disk import check_room, checkpoint_bytes
+from detect.running.logs import LOG_NAME, RunLog, logged_evaluation
+from detect.running.loss_step import LossStep, Sealed
+from detect.running.not_finite import save_batch, what_is_not_finite
+from detect.running.optim import group_lrs, load_state_by_name, make_optimizer, scaled_lr, set_lr, state_by_name
+from detect.running.schedules import Progress, make_schedule
+from detect.running.state import (
     ModelInfo,
     checkpoint_path,
     load_state,
@@ -55,10 +55,10 @@ from detect.state import (
     set_damaged_aside,
     unpoint,
 )
-from detect.sync_norm import synchronise_norms
-from detect.together import failing_together
-from detect.weight_average import WeightAverage
-from detect.workdir import prepare_work_dir, write_setup
+from detect.running.sync_norm import synchronise_norms
+from detect.running.together import failing_together
+from detect.running.weight_average import WeightAverage
+from detect.running.workdir import prepare_work_dir, write_setup
 from dpipe.errors import InputError
 
 if TYPE_CHECKING:

@@ -188,7 +188,7 @@ def quoted(text: str) -> list[str]:
 
 
 def test_the_page_on_models_names_all_there_is_and_nothing_else() -> None:
-    from detect.listing import KINDS, entries
+    from detect.looking.listing import KINDS, entries
 
     rows = tables((DOCS / "models.md").read_text())
     for kind in set(KINDS) - {"transform", "other part"}:
@@ -198,7 +198,7 @@ def test_the_page_on_models_names_all_there_is_and_nothing_else() -> None:
 
 
 def test_the_page_on_models_names_arguments_that_there_are() -> None:
-    from detect.listing import describe_part
+    from detect.looking.listing import describe_part
 
     for heading, rows in tables((DOCS / "models.md").read_text()).items():
         for row in rows if heading != "Recipes" else ():

@@ -30,8 +30,8 @@ def draw_anchors(
     with one_line_errors(debug), exit_on_sigterm():
         from rich.console import Console
 
-        from detect.anchor_pictures import draw_anchors as draw
         from detect.config import load_config
+        from detect.looking.anchor_pictures import draw_anchors as draw
 
         overrides = [word for word in images if "=" in word and not Path(word).exists()]
         if len(overrides) == len(images):

@@ -27,7 +27,7 @@ def list_parts(
     with one_line_errors(debug):
         from dataclasses import asdict
 
-        from detect.listing import entries
+        from detect.looking.listing import entries
 
         found = entries(wanted, config)
         if as_json:
@@ -46,7 +46,7 @@ def describe(
 ) -> None:
     """Tell what a part or a transform is, and what it takes."""
     with one_line_errors(debug):
-        from detect.listing import describe_part
+        from detect.looking.listing import describe_part
 
         part = describe_part(name)
         typer.echo(f"{part.name} ({part.kind}): {part.doc.summary}".removesuffix(": "))

@@ -84,9 +84,9 @@ def predict(
     """Find objects in images and videos: pictures with boxes, masks, names and scores, COCO results, LabelMe files."""
     with one_line_errors(debug), exit_on_sigterm():
         from detect.config import load_config
-        from detect.inputs import is_override
+        from detect.predicting.files import USUAL_FORMS
+        from detect.predicting.inputs import is_override
         from detect.prediction import predict_files
-        from detect.prediction_files import USUAL_FORMS
 
         overrides = [word for word in inputs if is_override(word)]
         if len(overrides) == len(inputs):

@@ -12,7 +12,7 @@ from dpipe.cli_errors import one_line_errors
 from dpipe.errors import InputError
 
 if TYPE_CHECKING:
-    from detect.summary import Row, Summary
+    from detect.looking.summary import Row, Summary
 
 HEADINGS = ("module", "type", "output", "parameters", "trainable", "GFLOPs")
 
@@ -31,7 +31,7 @@ def summary(
     with one_line_errors(debug):
         pixels = None if size is None else _pixels(size)
         from detect.config import load_config
-        from detect.summary import summarize
+        from detect.looking.summary import summarize
 
         for line in _lines(summarize(load_config(config, overrides or []), size=pixels, depth=depth)):
             typer.echo(line)

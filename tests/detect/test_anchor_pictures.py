@@ -9,7 +9,9 @@ import torch
 from torch import nn
 from typer.testing import CliRunner
 
-from detect.anchor_pictures import (
+from detect.cli import app
+from detect.config import load_config
+from detect.looking.anchor_pictures import (
     NEGATIVE_COLOUR,
     PANEL_WIDTH,
     POSITIVE_COLOUR,
@@ -18,8 +20,6 @@ from detect.anchor_pictures import (
     count_roles,
     draw_anchors,
 )
-from detect.cli import app
-from detect.config import load_config
 from detect.models.assign import MaxIoUAssigner, RandomSampler
 from detect.models.dense_heads.fcos import FCOSHead
 from detect.models.dense_heads.rpn import RPNHead
@@ -232,7 +232,7 @@ def test_heads_that_do_not_tell(shapes, tmp_path, monkeypatch):
 
     model = nn.Module()
     model.rpn_head = Mute()
-    monkeypatch.setattr("detect.anchor_pictures.build_model", lambda *_, **__: model)
+    monkeypatch.setattr("detect.looking.anchor_pictures.build_model", lambda *_, **__: model)
     with pytest.raises(InputError, match="a Mute does not tell what its anchors become"):
         draw_anchors(shapes.config(), shapes.images[:1], tmp_path / "out")
 

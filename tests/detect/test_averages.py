@@ -6,7 +6,7 @@ import pytest
 import torch
 from lightning_fabric import Fabric
 
-from detect.averages import Averages
+from detect.running.averages import Averages
 
 
 def averages_of(*batches: tuple[float, float]) -> Averages:

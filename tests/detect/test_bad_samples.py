@@ -19,9 +19,9 @@ from typer.testing import CliRunner
 from detect.cli import app
 from detect.data import usable_ids
 from detect.evaluation import evaluate
-from detect.logs import read_log
 from detect.metrics.evaluating import evaluate_results
-from detect.state import WEIGHTS
+from detect.running.logs import read_log
+from detect.running.state import WEIGHTS
 from detect.training import Run, train
 from dpipe.errors import InputError
 

@@ -13,13 +13,13 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from detect.best import Evaluations, Measure
 from detect.cli import app
-from detect.evaluation_section import Evaluation
-from detect.logs import read_log
 from detect.metrics.names import metric_names
 from detect.metrics.scores import KINDS, MAIN_METRICS, Options, Scores
-from detect.state import STATE, checkpoint_folders
+from detect.running.best import Evaluations, Measure
+from detect.running.logs import read_log
+from detect.running.state import STATE, checkpoint_folders
+from detect.sections.evaluation import Evaluation
 from detect.training import Run, train
 from dpipe.errors import InputError
 

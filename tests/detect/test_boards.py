@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from detect.boards import WANDB_NAME
 from detect.cli import app
-from detect.logs import read_log
+from detect.running.boards import WANDB_NAME
+from detect.running.logs import read_log
 from detect.training import Run, train
 from dpipe.errors import InputError
 

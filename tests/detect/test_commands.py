@@ -21,7 +21,7 @@ from typer.testing import CliRunner
 from detect.cli import app
 from detect.config import build_model
 from detect.evaluation import evaluate
-from detect.state import WEIGHTS, ModelInfo, save_checkpoint
+from detect.running.state import WEIGHTS, ModelInfo, save_checkpoint
 from detect.trained import find_weights
 
 

@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from detect.cli import app
 from detect.conversion import convert_checkpoint
-from detect.state import ModelInfo, save_checkpoint
+from detect.running.state import ModelInfo, save_checkpoint
 from detect.trained import read_info
 from dpipe.errors import InputError
 

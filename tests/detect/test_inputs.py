@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from detect.inputs import Source, check_files, find_files, is_override, read_upright, source_of, sources_of
-from detect.videos import frames_of, video_info, whole_video
+from detect.predicting.inputs import Source, check_files, find_files, is_override, read_upright, source_of, sources_of
+from detect.predicting.videos import frames_of, video_info, whole_video
 from dpipe.errors import BadSampleError, InputError
 
 

@@ -12,8 +12,8 @@ import pytest
 from typer.testing import CliRunner
 
 from detect.cli import app
-from detect.docstrings import parse_docstring
-from detect.listing import describe_part, entries
+from detect.looking.docstrings import parse_docstring
+from detect.looking.listing import describe_part, entries
 from detect.registry import MODELS
 from dpipe.recipes import shipped_recipes
 from dpipe.registry import TRANSFORMS

@@ -8,8 +8,8 @@ import json
 import pytest
 from rich.console import Console
 
-from detect.logs import LOG_NAME, RunLog, logged_evaluation, read_log
 from detect.metrics.scores import Scores
+from detect.running.logs import LOG_NAME, RunLog, logged_evaluation, read_log
 
 
 def make_console(terminal: bool) -> Console:

@@ -9,8 +9,8 @@ import torch
 from torch import nn, optim
 
 from detect.config import build_model, load_config
-from detect.optim import group_lrs, load_state_by_name, make_optimizer, scaled_lr, set_lr, state_by_name
-from detect.optimizer_sections import AdamWSection, ParameterGroup, SGDSection
+from detect.running.optim import group_lrs, load_state_by_name, make_optimizer, scaled_lr, set_lr, state_by_name
+from detect.sections.optimizer import AdamWSection, ParameterGroup, SGDSection
 from dpipe.errors import InputError
 from dpipe.recipes import shipped_recipes
 

@@ -16,14 +16,14 @@ from typer.testing import CliRunner
 import detect
 from detect.cli import app
 from detect.config import build_model
-from detect.inputs import Source
-from detect.labelme import labelme_file
 from detect.models.detections import Detections
+from detect.predicting.files import unique_names
+from detect.predicting.inputs import Source
+from detect.predicting.labelme import labelme_file
+from detect.predicting.predictions import Predictions
+from detect.predicting.videos import frames_of, video_info, whole_video
 from detect.prediction import predict_files
-from detect.prediction_files import unique_names
-from detect.predictions import Predictions
-from detect.state import ModelInfo, save_checkpoint
-from detect.videos import frames_of, video_info, whole_video
+from detect.running.state import ModelInfo, save_checkpoint
 from dpipe.errors import BadSampleError, InputError
 from dpipe.polygons import Polygons
 

@@ -12,9 +12,9 @@ import pytest
 import torch
 
 from detect.config import build_model, load_config
-from detect.prediction_files import FORMS
-from detect.state import ModelInfo, save_checkpoint
-from detect.videos import VIDEO_SUFFIXES
+from detect.predicting.files import FORMS
+from detect.predicting.videos import VIDEO_SUFFIXES
+from detect.running.state import ModelInfo, save_checkpoint
 
 PAGE = Path(__file__).parents[2] / "docs" / "prediction.md"
 BLOCK = re.compile(r"^```python\n(.*?)^```", re.MULTILINE | re.DOTALL)

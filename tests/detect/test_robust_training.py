@@ -17,12 +17,12 @@ import torch
 from safetensors.torch import load_file
 from typer.testing import CliRunner
 
-from detect import disk, logs, not_finite
 from detect.cli import app
 from detect.config import build_model
-from detect.logs import LOG_NAME, read_log
-from detect.not_finite import read_batch
-from detect.state import STATE, WEIGHTS, checkpoint_folders, newest_intact, problem_of
+from detect.running import disk, logs, not_finite
+from detect.running.logs import LOG_NAME, read_log
+from detect.running.not_finite import read_batch
+from detect.running.state import STATE, WEIGHTS, checkpoint_folders, newest_intact, problem_of
 from detect.training import Run, train
 from dpipe.errors import InputError
 from dpipe.polygons import Polygons

@@ -14,7 +14,7 @@ from detect.models.detectors import total_loss
 from detect.models.losses import CrossEntropyLoss
 from detect.prediction import predict
 from detect.registry import MODELS
-from detect.state import ModelInfo, save_checkpoint
+from detect.running.state import ModelInfo, save_checkpoint
 from dpipe.errors import InputError
 
 OBJECTS = [(10, 10, 50, 50), (40, 20, 90, 60)]

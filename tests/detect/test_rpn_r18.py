@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from detect.config import Config, build_model, load_config
-from detect.logs import read_log
 from detect.models.boxes import pairwise_iou
-from detect.optim import make_optimizer
+from detect.running.logs import read_log
+from detect.running.optim import make_optimizer
 from detect.training import train
 
 NAME = "rpn_r18_voc_256"

@@ -9,8 +9,8 @@ import pytest
 from torch import nn, optim
 from torch.optim import lr_scheduler
 
-from detect.optimizer_sections import ConstantSection, CosineSection, MultiStepSection, StepSection
-from detect.schedules import Progress, Schedule, make_schedule
+from detect.running.schedules import Progress, Schedule, make_schedule
+from detect.sections.optimizer import ConstantSection, CosineSection, MultiStepSection, StepSection
 
 EPOCHS, LENGTH = 12, 50
 

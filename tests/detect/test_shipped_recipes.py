@@ -14,8 +14,8 @@ import torch
 
 from detect.config import Config, build_model, load_config
 from detect.data import train_index, train_loader, val_index, val_loader
-from detect.devices import make_fabric
 from detect.models.detectors import total_loss
+from detect.running.devices import make_fabric
 from dpipe.recipes import load_recipe, shipped_recipes
 
 # What makes a model wide, wherever a recipe says it.

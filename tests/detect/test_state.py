@@ -10,8 +10,8 @@ import torch
 from safetensors import safe_open
 from torch import nn
 
-from detect import state
-from detect.state import (
+from detect.running import state
+from detect.running.state import (
     ModelInfo,
     load_state,
     newest_intact,

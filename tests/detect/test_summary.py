@@ -10,8 +10,8 @@ from typer.testing import CliRunner
 
 from detect.cli import app
 from detect.config import build_model, load_config
-from detect.dry_run import dry_run, landscape_size
-from detect.summary import _grid, summarize
+from detect.looking.dry_run import dry_run, landscape_size
+from detect.looking.summary import _grid, summarize
 from dpipe.operations.geometric import Resize
 from dpipe.policy import Augment
 from dpipe.recipes import shipped_recipes

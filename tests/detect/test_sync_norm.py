@@ -11,8 +11,8 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from detect.state import WEIGHTS
-from detect.sync_norm import SyncedBatchNorm, synchronise_norms
+from detect.running.state import WEIGHTS
+from detect.running.sync_norm import SyncedBatchNorm, synchronise_norms
 from detect.training import train
 from dpipe.errors import InputError
 

@@ -19,13 +19,13 @@ from safetensors.torch import load
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from typer.testing import CliRunner
 
-from detect import state as state_module
 from detect import training
 from detect.cli import app
 from detect.config import build_model, load_config
-from detect.control import iteration_seed
-from detect.logs import read_log
-from detect.state import MANIFEST, STATE, WEIGHTS, checkpoint_folders, newest_intact
+from detect.running import state as state_module
+from detect.running.control import iteration_seed
+from detect.running.logs import read_log
+from detect.running.state import MANIFEST, STATE, WEIGHTS, checkpoint_folders, newest_intact
 from detect.training import Run, train
 from dpipe.errors import InputError
 

@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from detect.config import build_model, load_config
-from detect.optim import make_optimizer
-from detect.optimizer_sections import TYPES, OptimizerSection, ScheduleSection
-from detect.train_section import EarlyStopping, Ema, Wandb
+from detect.running.optim import make_optimizer
+from detect.sections.optimizer import TYPES, OptimizerSection, ScheduleSection
+from detect.sections.training import EarlyStopping, Ema, Wandb
 from detect.training import train
 from dpipe.errors import InputError
 

@@ -17,8 +17,8 @@ from typer.testing import CliRunner
 
 from detect.cli import app
 from detect.config import Config
-from detect.logs import read_log
-from detect.state import WEIGHTS
+from detect.running.logs import read_log
+from detect.running.state import WEIGHTS
 from detect.training import Run, TrainingInterruptedError, train
 from dpipe.errors import InputError
 

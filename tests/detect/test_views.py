@@ -14,8 +14,8 @@ from detect.config import build_model
 from detect.models.detections import Detections, to_original
 from detect.models.nms import NMS, SoftNMS
 from detect.models.roi_heads.masks import with_masks
-from detect.state import ModelInfo, save_checkpoint
-from detect.views import build_views, detect_in_views, merge
+from detect.predicting.views import build_views, detect_in_views, merge
+from detect.running.state import ModelInfo, save_checkpoint
 from dpipe.errors import InputError
 
 SCALES = "evaluation.tta.scales=[[96, 48], [192, 128]]"

@@ -15,11 +15,11 @@ from safetensors.torch import load_file
 from torch import nn
 
 from detect import training
-from detect.state import STATE, WEIGHTS
-from detect.train_section import Ema
+from detect.running.state import STATE, WEIGHTS
+from detect.running.weight_average import WeightAverage
+from detect.sections.training import Ema
 from detect.trained import load_trained
 from detect.training import Run, TrainingInterruptedError, train
-from detect.weight_average import WeightAverage
 from dpipe.errors import InputError
 
 PLAIN = ("train.eval_every=0", "schedule.warmup_iters=0")

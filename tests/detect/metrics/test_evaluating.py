@@ -17,10 +17,10 @@ from converters.cityscapes import convert_cityscapes
 from detect.cli import app
 from detect.commands.evaluation import KindName, VocModeName
 from detect.config import build_model
-from detect.logs import read_log
 from detect.metrics.evaluating import check_kinds, default_kinds, evaluate_results
 from detect.metrics.scores import KINDS, MAIN_METRICS, VOC_MODES, Kind, Options
-from detect.state import ModelInfo, save_checkpoint
+from detect.running.logs import read_log
+from detect.running.state import ModelInfo, save_checkpoint
 from detect.training import train
 from dpipe.errors import InputError
 

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import torch
 
-from detect.evaluation_section import Evaluation
 from detect.metrics.scores import KINDS, Options
+from detect.sections.evaluation import Evaluation
 
 PAGE = (Path(__file__).parents[3] / "docs" / "evaluation.md").read_text()
 

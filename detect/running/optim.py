@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor, nn, optim
 
-from detect.optimizer_sections import Optimizer, ParameterGroup, SGDSection
+from detect.sections.optimizer import Optimizer, ParameterGroup, SGDSection
 from dpipe.building.problems import KeyPath, Problem, report, shorten
 from dpipe.errors import InputError
 

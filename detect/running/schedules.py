@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
-from detect import optimizer_sections as sections
+from detect.sections import optimizer as sections
 
 
 @dataclass(frozen=True)

@@ -11,9 +11,9 @@ from typing import Any, BinaryIO, Literal, get_args
 
 import orjson
 
-from detect.predictions import Predictions, encoded
-from detect.predictor import Predictor
-from detect.videos import is_video, video_info, whole_video
+from detect.predicting.predictions import Predictions, encoded
+from detect.predicting.predictor import Predictor
+from detect.predicting.videos import is_video, video_info, whole_video
 from dpipe.errors import InputError
 from dpipe.files import whole_file, write_whole
 

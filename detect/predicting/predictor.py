@@ -15,11 +15,11 @@ import torch
 from numpy.typing import NDArray
 
 from detect.config import Config, load_config
-from detect.devices import Accelerator, make_fabric
-from detect.inputs import OnBad, Source, source_of
-from detect.predictions import Predictions
+from detect.predicting.inputs import OnBad, Source, source_of
+from detect.predicting.predictions import Predictions
+from detect.predicting.views import build_views, check_mergeable, detect_in_views
+from detect.running.devices import Accelerator, make_fabric
 from detect.trained import Trained, load_trained, say_nothing
-from detect.views import build_views, check_mergeable, detect_in_views
 from dpipe.backends.base import padded_size, share_of_cores
 from dpipe.backends.opencv import OpenCVBackend
 from dpipe.errors import BadSampleError, InputError

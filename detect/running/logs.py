@@ -18,8 +18,8 @@ import torch
 from rich.console import Console, RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from detect.boards import Board, TensorBoard
 from detect.metrics.scores import Scores, main_of_record
+from detect.running.boards import Board, TensorBoard
 from dpipe.files import write_whole
 
 LOG_NAME = "train.jsonl"

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from detect.config import Config, load_config
-from detect.docstrings import Docstring, parse_docstring
+from detect.looking.docstrings import Docstring, parse_docstring
 from detect.registry import MODELS
 from dpipe.building.annotations import describe, parameters
 from dpipe.building.build import CONTEXT

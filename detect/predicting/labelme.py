@@ -16,8 +16,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from detect.inputs import Source
 from detect.models.detections import Detections
+from detect.predicting.inputs import Source
 from dpipe.plan import Size
 from dpipe.polygons import Polygons
 

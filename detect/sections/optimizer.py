@@ -1,6 +1,6 @@
 """The sections ``optimizer`` and ``schedule`` of a recipe, each with a ``type`` that decides which keys it has.
 
-``detect.optim`` makes what they say; see there for the formulas.
+``detect.running.optim`` makes what they say; see there for the formulas.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Discriminator, Field, Tag, ValidationInfo, field_validator
 
-from detect.sections import BelowOne, Count, CountOrZero, NotNegative, Positive, Section, Share, mistake
+from detect.sections.section import BelowOne, Count, CountOrZero, NotNegative, Positive, Section, Share, mistake
 
 
 class ParameterGroup(Section):

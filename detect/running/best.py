@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from detect.evaluation_section import Evaluation
 from detect.metrics.scores import MAIN_METRICS, Kind, Scores
+from detect.sections.evaluation import Evaluation
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from detect.config import Config, build_augment, build_model
-from detect.dry_run import blank_image, dry_run, landscape_size, round_up
+from detect.looking.dry_run import blank_image, dry_run, landscape_size, round_up
 from detect.models.arguments import BBOX_HEAD
 from dpipe.errors import InputError
 from dpipe.plan import Size

@@ -7,9 +7,9 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
-from detect.optimizer_sections import AdamWSection, Optimizer
-from detect.state import checkpoint_folders
-from detect.train_section import Train
+from detect.running.state import checkpoint_folders
+from detect.sections.optimizer import AdamWSection, Optimizer
+from detect.sections.training import Train
 from dpipe.errors import InputError
 
 

@@ -20,9 +20,9 @@ from torch import Tensor, nn
 
 from detect.config import Config, build_augment, build_model
 from detect.data import train_index
-from detect.dry_run import blank_image, dry_run
+from detect.looking.dry_run import blank_image, dry_run
 from detect.models.prior_roles import IGNORED, NEGATIVE_ROLE, OUTSIDE, POSITIVE_ROLE, PriorRoles, TellsRoles
-from detect.prediction_files import picture_paths
+from detect.predicting.files import picture_paths
 from dpipe.coco import CocoIndex
 from dpipe.errors import InputError
 from dpipe.files import check_writable

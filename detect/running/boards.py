@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
-from detect.train_section import Wandb
+from detect.sections.training import Wandb
 from dpipe.errors import InputError
 from dpipe.files import write_whole
 

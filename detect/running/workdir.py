@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from detect.config import Config, load_config
-from detect.logs import environment
-from detect.state import checkpoint_folders, remove_unfinished
+from detect.running.logs import environment
+from detect.running.state import checkpoint_folders, remove_unfinished
 from dpipe.errors import InputError
 from dpipe.files import check_writable, write_whole
 

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from detect.train_section import Ema
+from detect.sections.training import Ema
 
 
 class WeightAverage:

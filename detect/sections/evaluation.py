@@ -8,7 +8,7 @@ from pydantic import Field, ValidationInfo, field_validator
 
 from detect.metrics.names import metric_names
 from detect.metrics.scores import KINDS, Kind, Options, VocMode
-from detect.sections import Count, Section, mistake
+from detect.sections.section import Count, Section, mistake
 from dpipe.building.problems import nearest, shorten
 
 Scale = Annotated[list[Count], Field(min_length=2, max_length=2)]

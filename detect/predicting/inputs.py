@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
-from detect.videos import VIDEO_SUFFIXES, frames_of, is_video, video_info
+from detect.predicting.videos import VIDEO_SUFFIXES, frames_of, is_video, video_info
 from dpipe.building.problems import shorten
 from dpipe.errors import BadSampleError, InputError
 from dpipe.images.decode import EXIF_ORIENTATION, UNREADABLE, check_image, decode_image

@@ -6,11 +6,11 @@ from typing import Annotated, Literal
 
 from pydantic import Field, ValidationInfo, field_validator
 
-from detect.sections import BelowOne, Count, CountOrZero, NotNegative, Positive, Section, mistake
+from detect.sections.section import BelowOne, Count, CountOrZero, NotNegative, Positive, Section, mistake
 
 
 class Ema(Section):
-    """An exponential moving average of the weights; see ``detect.weight_average``.
+    """An exponential moving average of the weights; see ``detect.running.weight_average``.
 
     Attributes:
         decay: How much of the average stays at an iteration.

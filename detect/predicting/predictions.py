@@ -12,10 +12,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from detect.inputs import Source
-from detect.labelme import labelme_file
 from detect.metrics.results import Results
 from detect.models.detections import Detections, RunLengths
+from detect.predicting.inputs import Source
+from detect.predicting.labelme import labelme_file
 from dpipe.errors import InputError
 from dpipe.files import write_whole
 from dpipe.looking.draw import draw_instances
@@ -162,7 +162,7 @@ class Predictions:
         return [{**row, "category_name": name, **told} for row, name in zip(rows, self.names, strict=True)]
 
     def to_labelme(self, folder: str | Path = ".", score_thr: float = SCORE_THR) -> dict[str, Any]:
-        """The objects as the content of a LabelMe file, to be corrected by hand: see ``detect.labelme``.
+        """The objects as the content of a LabelMe file, to be corrected by hand: see ``detect.predicting.labelme``.
 
         Args:
             folder: Where the file will be; the path of the image is relative to it.

@@ -1,0 +1,1 @@
+"""What a recipe is made of, for people: lists, descriptions, summaries, pictures of anchors."""

@@ -1,0 +1,1 @@
+"""From files, arrays and videos to what is found in them."""

@@ -1,0 +1,1 @@
+"""How a training run goes: its processes, its optimizer, its weights, its log and its checkpoints."""
