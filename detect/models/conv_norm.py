@@ -1,14 +1,14 @@
 """Convolutions whose BatchNorm keeps its statistics, trained on a CPU without keeping what is between the two.
 
-Such a BatchNorm multiplies each channel by ``scale = weight / sqrt(running_var + eps)`` and adds a shift. Scaling the
-convolution's kernels instead gives the same but for rounding, and what the scale is trained by follows from the
-gradient of the kernels (Tune mode, arXiv 2305.11624): the convolution's output, which PyTorch's BatchNorm keeps for
-that, is a fifth of what a ResNet of 50 layers holds between forward and backward.
+Such a BatchNorm multiplies each channel by ``scale = weight / sqrt(running_var + eps)`` and adds a shift. What the
+scale is trained by follows from the gradient of the convolution's kernels (Tune mode, arXiv 2305.11624): the
+convolution's output, which PyTorch's BatchNorm keeps for that, is a fifth of what a ResNet of 50 layers holds between
+forward and backward.
 """
 
 from __future__ import annotations
 
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -31,9 +31,8 @@ def conv_norm(x: Tensor, conv: nn.Conv2d, norm: nn.Module) -> Tensor:
         and not torch.compiler.is_compiling()
     ):
         return norm(conv(x))
-    deviations = torch.sqrt(cast(Tensor, norm.running_var) + norm.eps)
     how = (list(conv.stride), list(conv.padding), list(conv.dilation), conv.groups)
-    return _ConvNorm.apply(x, conv.weight, norm.weight, norm.bias, norm.running_mean, deviations, how)
+    return _ConvNorm.apply(x, conv.weight, norm.weight, norm.bias, norm.running_mean, norm.running_var, norm.eps, how)
 
 
 class Bottleneck(resnet.Bottleneck):
@@ -70,13 +69,20 @@ class _ConvNorm(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, kernels: Tensor, weight: Tensor, bias: Tensor, mean: Tensor, deviations: Tensor, how: Any
+        ctx: Any,
+        x: Tensor,
+        kernels: Tensor,
+        weight: Tensor,
+        bias: Tensor,
+        mean: Tensor,
+        variance: Tensor,
+        eps: float,
+        how: Any,
     ) -> Tensor:
-        """(N, C', H', W')."""
-        ctx.save_for_backward(x, kernels, weight, mean, deviations)
+        """(N, C', H', W'), the very bits of the two layers: a rounding can turn a ReLU, and with it gradients."""
+        ctx.save_for_backward(x, kernels, weight, mean, torch.sqrt(variance + eps))
         ctx.how = how
-        scale = weight / deviations
-        return F.conv2d(x, kernels * scale[:, None, None, None], bias - mean * scale, *how)
+        return F.batch_norm(F.conv2d(x, kernels, None, *how), mean, variance, weight, bias, False, 0.0, eps)
 
     @staticmethod
     @once_differentiable
@@ -110,6 +116,7 @@ class _ConvNorm(torch.autograd.Function):
             grad_kernels.mul_(scale) if needs_kernels else None,
             grad_weight,
             grad_bias if needs_bias else None,
+            None,
             None,
             None,
             None,

@@ -183,17 +183,19 @@ class TestFullDisk:
     @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full")
     def test_of_tensorboard(self, shapes, tiny, tmp_path, monkeypatch, capfd):
         original = Run.train_epoch
+        full = Path("/dev/full").open("ab", buffering=0)  # noqa: SIM115
 
         def train_epoch(self):
             if self.epoch == 1:
                 writer = self.log._boards[0]._writer._get_file_writer().event_writer._async_writer._writer
-                writer._writer = Path("/dev/full").open("ab", buffering=0)  # noqa: SIM115
+                writer._writer = full
             original(self)
 
         monkeypatch.setattr(Run, "train_epoch", train_epoch)
         hook = threading.excepthook
         with pytest.raises(OSError, match="No space left on device") as caught:
             train(shapes.config(tiny, "data.train.repeat=20", *RUN), tmp_path)
+        full.close()
         assert caught.value.filename == str(tmp_path / "tensorboard")
         assert threading.excepthook is hook
         assert "Traceback" not in capfd.readouterr().err
