@@ -505,7 +505,11 @@ class Run:
             self.fabric.strategy.precision.load_state_dict(state["precision"])
             self.loader.load_state_dict(state["loader"])
         except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
-            raise InputError(f"{checkpoint}: its state does not fit the recipe's run ({error!r})") from error
+            reason = str(error).splitlines()[0] if str(error) else repr(error)
+            raise InputError(
+                f"{checkpoint}: its state does not fit the recipe's run, or an older version wrote it "
+                f"({type(error).__name__}: {reason}); train.load_from begins a new run with its weights"
+            ) from error
 
     def _tidy(self, checkpoint: Path) -> list[str]:
         """Sees to the other checkpoints when a run goes on from one; returns what there is to tell."""
