@@ -1,4 +1,4 @@
-"""The least that any such pipeline can do on a CPU: decode, one resample, the vertices through one matrix."""
+"""The least that such a pipeline does with OpenCV as one calls it: decode, one resample, vertices by one matrix."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class Fused:
     """One ``cv2.warpAffine``, or ``cv2.resize`` where nothing else was drawn, into buffers that are used again.
 
     It clips no polygon, drops no object, checks no file, and hands out each image in the same memory: nothing to train
-    with, but a bound on what can be reached.
+    with, but what all else is held against.
 
     Args:
         normalize: Where floats are asked for.
