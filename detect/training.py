@@ -11,6 +11,7 @@ import math
 import signal
 import time
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -58,7 +59,7 @@ from detect.running.state import (
 from detect.running.sync_norm import synchronise_norms
 from detect.running.together import failing_together
 from detect.running.weight_average import WeightAverage
-from detect.running.workdir import prepare_work_dir, write_setup
+from detect.running.workdir import prepared_work_dir, write_setup
 from dpipe.errors import InputError
 
 if TYPE_CHECKING:
@@ -104,20 +105,19 @@ def train(
     if config.train.wandb is not None:
         require_wandb()
     fabric = make_fabric(devices, accelerator, config.train.precision)
-    if launched_rank() == 0:
-        prepare_work_dir(work_dir, resume)
-    training_data = train_index(config)
-    validation_data = val_index(config, training_data.class_names)
-    fabric.launch()
     console = console or Console(highlight=False, markup=False, soft_wrap=True)
-    with (
-        deterministic(fabric.device),
-        signals() as received,
-        failing_together(fabric, TrainingInterruptedError),
-    ):
-        run = Run(config, work_dir, training_data, validation_data, fabric, received, resume, console)
-        with run.log.running():
-            return run.train()
+    with prepared_work_dir(work_dir, resume) if launched_rank() == 0 else nullcontext():
+        training_data = train_index(config)
+        validation_data = val_index(config, training_data.class_names)
+        fabric.launch()
+        with (
+            deterministic(fabric.device),
+            signals() as received,
+            failing_together(fabric, TrainingInterruptedError),
+        ):
+            run = Run(config, work_dir, training_data, validation_data, fabric, received, resume, console)
+            with run.log.running():
+                return run.train()
 
 
 class Run:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +16,9 @@ from dpipe.errors import InputError
 from dpipe.files import check_writable, write_whole
 
 
-def prepare_work_dir(work_dir: Path, resume: bool) -> None:
-    """Makes the folders of a run.
+@contextmanager
+def prepared_work_dir(work_dir: Path, resume: bool) -> Iterator[None]:
+    """Makes the folders of a run, and takes those away again that nothing was written into when the run fails.
 
     Raises:
         InputError: If they cannot be written, or hold another run's checkpoints and ``resume`` is off.
@@ -22,8 +26,16 @@ def prepare_work_dir(work_dir: Path, resume: bool) -> None:
     checkpoints = work_dir / "checkpoints"
     if not resume and checkpoint_folders(checkpoints):
         raise InputError(f"{work_dir}: has checkpoints of a run; go on with --resume, or give another --work-dir")
-    for folder in (work_dir, checkpoints):
-        check_writable(folder)
+    made = [folder for folder in (checkpoints, work_dir, *work_dir.parents) if not folder.exists()]
+    try:
+        for folder in (work_dir, checkpoints):
+            check_writable(folder)
+        yield
+    except BaseException:
+        with contextlib.suppress(OSError):  # the first that holds something, and with it all above
+            for folder in made:
+                folder.rmdir()
+        raise
 
 
 def write_setup(config: Config, work_dir: Path) -> list[str]:

@@ -372,7 +372,8 @@ def test_more_repeats_than_an_epoch_has_room_for(shapes, tmp_path):
 def test_a_batch_of_more_images_than_an_epoch_has_is_refused(shapes, tiny, tmp_path):
     expected = r"command line: data\.batch_size: 9 on 1 device\(s\) is more than the 8 images of an epoch"
     with pytest.raises(InputError, match=expected):
-        train(shapes.config(tiny, *OVERRIDES, "data.batch_size=9"), tmp_path / "run")
+        train(shapes.config(tiny, *OVERRIDES, "data.batch_size=9"), tmp_path / "runs" / "run")
+    assert not (tmp_path / "runs").exists()
     train(shapes.config(tiny, *OVERRIDES, "train.epochs=1", "data.batch_size=8"), tmp_path / "run")
 
 
