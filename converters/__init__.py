@@ -11,17 +11,17 @@ from typing import TYPE_CHECKING, Any
 from converters.errors import ConversionError
 
 if TYPE_CHECKING:
-    from converters.cityscapes import convert_cityscapes
+    from converters.cityscapes.convert import convert_cityscapes
     from converters.report import ConversionReport, SplitSummary
-    from converters.voc import convert_voc
+    from converters.voc.convert import convert_voc
 
 __all__ = ["ConversionError", "ConversionReport", "SplitSummary", "convert_cityscapes", "convert_voc"]
 
 _HOMES = {
     "ConversionReport": "converters.report",
     "SplitSummary": "converters.report",
-    "convert_cityscapes": "converters.cityscapes",
-    "convert_voc": "converters.voc",
+    "convert_cityscapes": "converters.cityscapes.convert",
+    "convert_voc": "converters.voc.convert",
 }
 
 

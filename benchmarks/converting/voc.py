@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image
 
 from converters import convert_voc
-from converters.voc_classes import VOC_CLASSES
+from converters.voc.classes import VOC_CLASSES
 
 COUNT = 5000
 LISTS = ("train", "val", "trainval")

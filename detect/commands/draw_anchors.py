@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from converters.signals import exit_on_sigterm
+from converters.running.signals import exit_on_sigterm
 from detect.options import ConfigArgument, DebugOption
 from dpipe.cli_errors import one_line_errors
 from dpipe.errors import InputError

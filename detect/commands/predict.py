@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from converters.signals import exit_on_sigterm
+from converters.running.signals import exit_on_sigterm
 from detect.options import (
     AcceleratorName,
     AcceleratorOption,

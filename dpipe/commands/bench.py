@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from converters.signals import exit_on_sigterm
+from converters.running.signals import exit_on_sigterm
 from dpipe.cli_common import FailOrSkip, OnBadSampleOption, finite
 from dpipe.cli_errors import one_line_errors
 from dpipe.cli_text import table_console

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from converters.progress import progress
 from converters.report import counted
-from converters.signals import exit_on_sigterm
+from converters.running.progress import progress
+from converters.running.signals import exit_on_sigterm
 from dpipe.cli_errors import one_line_errors
 from dpipe.cli_text import printable, table_console
 

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from converters.signals import exit_on_sigterm
+from converters.running.signals import exit_on_sigterm
 from dpipe.cli_common import FailOrSkip, OnBadSampleOption
 from dpipe.cli_errors import one_line_errors
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from converters.signals import exit_on_sigterm
+from converters.running.signals import exit_on_sigterm
 from dpipe.cli_errors import one_line_errors
 from dpipe.cli_text import printable, table_console
 

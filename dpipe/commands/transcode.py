@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from converters.progress import progress
 from converters.report import counted
-from converters.signals import exit_on_sigterm
+from converters.running.progress import progress
+from converters.running.signals import exit_on_sigterm
 from dpipe.cli_common import FailOrSkip
 from dpipe.cli_errors import one_line_errors
 from dpipe.cli_text import table_console
@@ -91,7 +91,7 @@ def transcode(
 ) -> None:
     """Write a data set's images in another format, under the same names with another ending."""
     with one_line_errors(debug), exit_on_sigterm():
-        from converters.runner import available_cores
+        from converters.running.runner import available_cores
         from dpipe.images.encode import Encoding
         from dpipe.looking.transcode import plan_transcoding, run_transcoding
 

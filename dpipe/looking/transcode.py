@@ -14,7 +14,7 @@ import orjson
 from PIL import Image
 
 from converters.report import counted
-from converters.runner import OnError
+from converters.running.runner import OnError
 from dpipe.coco import CocoIndex, image_path
 from dpipe.errors import BadSampleError, InputError
 from dpipe.files import check_writable, write_whole

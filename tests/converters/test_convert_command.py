@@ -338,7 +338,7 @@ def test_an_interrupted_run_tells_how_to_go_on(run, repaired, tmp_path, monkeypa
     def interrupt(*arguments, **options):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("converters.voc.convert_image", interrupt)
+    monkeypatch.setattr("converters.voc.convert.convert_image", interrupt)
     result = run("voc", repaired, "-o", tmp_path / "out", "--nproc", "1", "--resume")
     assert result.exit_code == 130
     assert result.stderr == "what was done is kept: the same command goes on from there\ninterrupted\n"

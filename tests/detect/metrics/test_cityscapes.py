@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from pycocotools import mask as mask_utils
 
-from converters.cityscapes_labels import chosen_labels
+from converters.cityscapes.labels import chosen_labels
 from detect.metrics.cityscapes import _evaluator, evaluate_cityscapes
 from dpipe.coco import CocoIndex
 from dpipe.errors import InputError

@@ -13,7 +13,7 @@ import torch
 from typer.testing import CliRunner
 
 import detect
-from converters.cityscapes import convert_cityscapes
+from converters import convert_cityscapes
 from detect.cli import app
 from detect.commands.evaluation import KindName, VocModeName
 from detect.config import build_model

@@ -1,0 +1,1 @@
+"""Cityscapes to COCO JSON."""

@@ -1,0 +1,1 @@
+"""Folders, archives and images of a data set, read with errors that name the file."""

@@ -1,0 +1,1 @@
+"""Pascal VOC to COCO JSON."""
