@@ -58,6 +58,7 @@ class RunLog:
         active: bool = True,
         more_boards: Sequence[Callable[[], Board]] = (),
     ) -> None:
+        self.work_dir = work_dir
         self.console = console
         self.active = active
         self.total = total
@@ -67,7 +68,7 @@ class RunLog:
         if not active:
             return
         self._more_boards = more_boards
-        self._work_dir, self._first_iteration = work_dir, first_iteration
+        self._first_iteration = first_iteration
         if first_iteration:
             records, self._damaged = _read_log(work_dir / LOG_NAME)
             self.records = [record for record in records if record["iteration"] <= first_iteration]
@@ -89,12 +90,12 @@ class RunLog:
         if not self.active:
             yield
             return
-        path, first = self._work_dir / LOG_NAME, self._first_iteration
+        path, first = self.work_dir / LOG_NAME, self._first_iteration
         write_whole(path, "".join(json.dumps(record) + "\n" for record in self.records))
         if self._damaged:
             self.say(f"{path}: damaged lines left out: {self._damaged}")
         with ExitStack() as stack:
-            for make in (lambda: TensorBoard(self._work_dir / "tensorboard", first), *self._more_boards):
+            for make in (lambda: TensorBoard(self.work_dir / "tensorboard", first), *self._more_boards):
                 board = make()
                 self._boards.append(board)
                 stack.push(lambda kind, error, trace, board=board: board.close(error is not None))
@@ -192,15 +193,9 @@ class RunLog:
         """Logs the scores of an evaluation."""
         if not self.active:
             return
-        record: dict[str, Any] = {"kind": "evaluation", "epoch": epoch, "iteration": iteration}
         for scores in all_scores:
-            per_class = {
-                name: {key: None if math.isnan(value) else value for key, value in numbers.items()}
-                for name, numbers in scores.per_class.items()
-            }
-            record[scores.kind] = {**scores.metrics, "per_class": per_class}
             self._scalars(f"val/{scores.kind}_", scores.metrics, iteration)
-        self._write(record)
+        self._write(evaluation_record(epoch, iteration, all_scores))
 
     def skipped(self, data_set: str, iteration: int, files: Mapping[str, str]) -> None:
         """Logs the files of a data set that cannot be used: names to reasons."""
@@ -214,7 +209,7 @@ class RunLog:
             if written < len(line):  # the rest fails, and tells why
                 self._file.write(line[written:])
         except OSError as error:
-            raise OSError(error.errno, error.strerror, str(self._work_dir / LOG_NAME)) from error
+            raise OSError(error.errno, error.strerror, str(self.work_dir / LOG_NAME)) from error
 
     def _scalars(self, prefix: str, values: Mapping[str, float], iteration: int) -> None:
         for board in self._boards:
@@ -223,6 +218,18 @@ class RunLog:
 
 def _numbers(values: Mapping[str, float]) -> str:
     return "  ".join(f"{name} {value:.4f}" for name, value in values.items())
+
+
+def evaluation_record(epoch: int, iteration: int, all_scores: Sequence[Scores]) -> dict[str, Any]:
+    """The line of an evaluation in ``train.jsonl``: by kind its numbers, and those of each class, None for NaN."""
+    record: dict[str, Any] = {"kind": "evaluation", "epoch": epoch, "iteration": iteration}
+    for scores in all_scores:
+        per_class = {
+            name: {key: None if math.isnan(value) else value for key, value in numbers.items()}
+            for name, numbers in scores.per_class.items()
+        }
+        record[scores.kind] = {**scores.metrics, "per_class": per_class}
+    return record
 
 
 def read_log(path: Path) -> list[dict[str, Any]]:

@@ -84,6 +84,32 @@ def read_batch(path: str | Path) -> SavedBatch:
         raise InputError(f"{path}: is no batch that a run has kept: {reason or type(error).__name__}") from error
 
 
+def keep_and_tell(
+    path: Path, batch: Batch, losses: Mapping[str, Tensor], model: nn.Module, seed: int, iteration: int, epoch: int
+) -> str:
+    """Keeps a batch whose loss is not finite, where that can be, and returns what there is to tell of it.
+
+    Args:
+        path: Of the file that :func:`read_batch` reads.
+        batch: What was learned from.
+        losses: What the model returned.
+        model: As it was then.
+        seed: Of PyTorch's generators before the first batch of the iteration.
+        iteration: Number of the iteration, from 1.
+        epoch: Number of the epoch, from 1.
+    """
+    try:
+        save_batch(path, batch, losses, model, seed, iteration)
+        kept = f"the batch is kept in {path}"
+    except OSError as error:
+        kept = f"the batch cannot be kept ({error})"
+    names = ", ".join(target.file_name for target in batch.targets)
+    return (
+        f"the loss is not finite at iteration {iteration} (epoch {epoch}): {what_is_not_finite(losses)}, on the images "
+        f"{names}; {kept}; a lower optimizer.lr, a longer schedule.warmup_iters or train.clip_norm may help"
+    )
+
+
 def what_is_not_finite(losses: Mapping[str, Tensor]) -> str:
     """Names and values of the losses that are not finite."""
     bad = [f"{name} is {value.item()}" for name, value in losses.items() if not math.isfinite(value.item())]

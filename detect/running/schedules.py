@@ -30,6 +30,20 @@ class Progress:
     epochs: int
 
 
+def iterations_left(batches: int, batches_of_an_epoch: int, epochs: int, accumulate: int) -> int:
+    """How many iterations are to come in a run, each of which learns from ``accumulate`` batches or what is left.
+
+    Args:
+        batches: Left of the epoch that has begun.
+        batches_of_an_epoch: Of each epoch after it.
+        epochs: To come, with the one that has begun; 0 or less where all are done.
+        accumulate: Batches an iteration.
+    """
+    if epochs <= 0:
+        return 0
+    return math.ceil(batches / accumulate) + (epochs - 1) * math.ceil(batches_of_an_epoch / accumulate)
+
+
 @dataclass(frozen=True)
 class Warmup:
     """The factor of the first iterations.

@@ -21,8 +21,9 @@ from detect.data import usable_ids
 from detect.evaluation import evaluate
 from detect.metrics.evaluating import evaluate_results
 from detect.running.logs import read_log
+from detect.running.run import Run
 from detect.running.state import WEIGHTS
-from detect.training import Run, train
+from detect.training import train
 from dpipe.errors import InputError
 
 SKIP = ("data.on_bad_sample=skip", "train.eval_every=1", "train.epochs=2")

@@ -18,9 +18,10 @@ from detect.metrics.names import metric_names
 from detect.metrics.scores import KINDS, MAIN_METRICS, Options, Scores
 from detect.running.best import Evaluations, Measure
 from detect.running.logs import read_log
+from detect.running.run import Run
 from detect.running.state import STATE, checkpoint_folders
 from detect.sections.evaluation import Evaluation
-from detect.training import Run, train
+from detect.training import train
 from dpipe.errors import InputError
 
 EACH = ("train.eval_every=1", "train.keep=1")

@@ -13,7 +13,8 @@ from typer.testing import CliRunner
 from detect.cli import app
 from detect.running.boards import WANDB_NAME
 from detect.running.logs import read_log
-from detect.training import Run, train
+from detect.running.run import Run
+from detect.training import train
 from dpipe.errors import InputError
 
 FAKE = """

@@ -424,7 +424,7 @@ class TestTwoProcesses:
         (tmp_path / "spoilt.py").write_text(
             "import os, time\n"
             "from detect.cli import main\n"
-            "from detect.training import Run\n"
+            "from detect.running.run import Run\n"
             "def step(self, batch):\n"
             "    if self.fabric.global_rank == int(os.environ['SPOILT']):\n"
             "        raise RuntimeError('out of memory')\n"

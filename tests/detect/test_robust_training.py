@@ -22,8 +22,9 @@ from detect.config import build_model
 from detect.running import disk, logs, not_finite
 from detect.running.logs import LOG_NAME, read_log
 from detect.running.not_finite import read_batch
+from detect.running.run import Run
 from detect.running.state import STATE, WEIGHTS, checkpoint_folders, newest_intact, problem_of
-from detect.training import Run, train
+from detect.training import train
 from dpipe.errors import InputError
 from dpipe.polygons import Polygons
 
@@ -97,7 +98,7 @@ class TestRoom:
 
     def test_too_little_is_told_before_training(self, shapes, tiny, tmp_path, monkeypatch):
         each = 3 << 20
-        monkeypatch.setattr("detect.training.checkpoint_bytes", lambda *args: each)
+        monkeypatch.setattr("detect.running.run.checkpoint_bytes", lambda *args: each)
 
         def free(size: int) -> None:
             monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(size, 0, size))

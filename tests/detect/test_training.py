@@ -19,14 +19,15 @@ from safetensors.torch import load
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from typer.testing import CliRunner
 
-from detect import training
 from detect.cli import app
 from detect.config import build_model, load_config
 from detect.running import state as state_module
-from detect.running.control import iteration_seed
+from detect.running import validation
+from detect.running.control import TrainingInterruptedError, iteration_seed
 from detect.running.logs import read_log
+from detect.running.run import Run
 from detect.running.state import MANIFEST, STATE, WEIGHTS, checkpoint_folders, newest_intact
-from detect.training import Run, train
+from detect.training import train
 from dpipe.errors import InputError
 
 # Three epochs of four iterations.
@@ -189,9 +190,9 @@ def test_an_evaluation_that_was_cut_off_is_made_up_for(shapes, tmp_path, monkeyp
         os.kill(os.getpid(), signal.SIGTERM)
         return collect(*args, **kwargs)
 
-    collect = training.collect_results
-    monkeypatch.setattr(training, "collect_results", signalled)
-    with pytest.raises(training.TrainingInterruptedError, match="after iteration 2"):
+    collect = validation.collect_results
+    monkeypatch.setattr(validation, "collect_results", signalled)
+    with pytest.raises(TrainingInterruptedError, match="after iteration 2"):
         train(config, tmp_path)
     monkeypatch.undo()
     train(config, tmp_path, resume=True)

@@ -17,9 +17,11 @@ from typer.testing import CliRunner
 
 from detect.cli import app
 from detect.config import Config
+from detect.running.control import TrainingInterruptedError
 from detect.running.logs import read_log
+from detect.running.run import Run
 from detect.running.state import WEIGHTS
-from detect.training import Run, TrainingInterruptedError, train
+from detect.training import train
 from dpipe.errors import InputError
 
 # A model whose loss is the mean over images, so that several batches are the same as one of all their images. The

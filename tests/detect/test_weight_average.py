@@ -14,12 +14,14 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from detect import training
+from detect.running import validation
+from detect.running.control import TrainingInterruptedError
+from detect.running.run import Run
 from detect.running.state import STATE, WEIGHTS
 from detect.running.weight_average import WeightAverage
 from detect.sections.training import Ema
 from detect.trained import load_trained
-from detect.training import Run, TrainingInterruptedError, train
+from detect.training import train
 from dpipe.errors import InputError
 
 PLAIN = ("train.eval_every=0", "schedule.warmup_iters=0")
@@ -108,13 +110,13 @@ def test_mistakes_are_told_in_one_line(shapes, override, message):
 
 def test_it_is_the_average_that_is_evaluated_saved_and_loaded(shapes, tiny, tmp_path, monkeypatch):
     seen = []
-    collect = training.collect_results
+    collect = validation.collect_results
 
     def spy(model, *args, **kwargs):
         seen.append({name: tensor.clone() for name, tensor in model.state_dict().items()})
         return collect(model, *args, **kwargs)
 
-    monkeypatch.setattr(training, "collect_results", spy)
+    monkeypatch.setattr(validation, "collect_results", spy)
     config = shapes.config(tiny, "train.epochs=1", "train.eval_every=1", EMA, "schedule.warmup_iters=0")
     last = train(config, tmp_path)
     assert_same_bits(seen[0], weights(last))
@@ -145,13 +147,13 @@ def test_a_run_stopped_while_it_is_evaluated_saves_both(shapes, tiny, tmp_path, 
     # No checkpoint is due, so the signal's is written in the middle of an evaluation of the average.
     options = (tiny, "train.epochs=2", "train.eval_every=1", "train.checkpoint_every=9", EMA)
     whole = train(shapes.config(*options), tmp_path / "whole")
-    collect = training.collect_results
+    collect = validation.collect_results
 
     def signalled(*args, **kwargs):
         os.kill(os.getpid(), signal.SIGTERM)
         return collect(*args, **kwargs)
 
-    monkeypatch.setattr(training, "collect_results", signalled)
+    monkeypatch.setattr(validation, "collect_results", signalled)
     with pytest.raises(TrainingInterruptedError, match="after iteration 2"):
         train(shapes.config(*options), tmp_path / "stopped")
     monkeypatch.undo()
