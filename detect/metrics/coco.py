@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 MAX_DETECTIONS = (1, 10, 100)
 MAX_PROPOSALS = (100, 300, 1000)
 ALL_AREAS = 0
+LARGEST_EXACT = 2**53
+"""Ids beyond are not exact as float64, as which a table holds them."""
 RECALLS = ("AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
 """hotcoco's names of the six average recalls, whatever the numbers of detections are."""
 
@@ -119,16 +121,27 @@ def require_masks(index: CocoIndex) -> None:
         )
 
 
-def _evaluated(
-    results: Results, index: CocoIndex, iou_type: str, image_ids: Sequence[int] | None, proposals: bool = False
-) -> hotcoco.COCOeval:
+def coco_evaluation(results: Results, index: CocoIndex, kind: Literal["bbox", "segm"]) -> hotcoco.COCOeval:
+    """hotcoco's evaluation of detections, whose ``params`` may be changed before it is run."""
     truth = hotcoco.COCO(str(index.path))
-    if iou_type == "segm":
+    if kind == "segm":
         # With a box, the area by which a result counts as small or large would be the box's, not the mask's.
-        found = truth.load_res([{k: v for k, v in row.items() if k != "bbox"} for row in results.to_coco()])
+        found = truth.load_res(_rows(results, without="bbox"))
+    elif max(np.abs(results.image_ids).max(initial=0), np.abs(results.category_ids).max(initial=0)) > LARGEST_EXACT:
+        found = truth.load_res(_rows(results, without="segmentation"))
     else:
         found = truth.load_res(_table(results))
-    evaluation = hotcoco.COCOeval(truth, found, iou_type)
+    return hotcoco.COCOeval(truth, found, kind)
+
+
+def _evaluated(
+    results: Results,
+    index: CocoIndex,
+    kind: Literal["bbox", "segm"],
+    image_ids: Sequence[int] | None,
+    proposals: bool = False,
+) -> hotcoco.COCOeval:
+    evaluation = coco_evaluation(results, index, kind)
     if image_ids is not None:
         evaluation.params.img_ids = list(image_ids)
     evaluation.params.max_dets = list(MAX_PROPOSALS if proposals else MAX_DETECTIONS)
@@ -137,6 +150,11 @@ def _evaluated(
     evaluation.accumulate()
     evaluation.summary_lines()  # fills in the numbers, and prints nothing
     return evaluation
+
+
+def _rows(results: Results, without: str) -> list[dict[str, Any]]:
+    """The detections as COCO's results format has them, but for one key."""
+    return [{key: value for key, value in row.items() if key != without} for row in results.to_coco()]
 
 
 def _table(results: Results) -> NDArray[np.float64]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -66,6 +67,38 @@ def test_objects_to_ignore_count_as_in_pycocotools(random_case, save, load):
     expected = reference(index.path, without(results, "segmentation"), "bbox")
     scores = evaluate_coco(load(results, index), index, "bbox")
     np.testing.assert_allclose(list(scores.metrics.values()), expected.stats, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("kind", ["bbox", "segm", "proposal"])
+def test_large_ids_are_told_apart(kind, random_case, save, load):
+    truth, results = random_case(3)
+    index = save(truth)
+    evaluate = evaluate_proposals if kind == "proposal" else partial(evaluate_coco, kind=kind)
+    expected = evaluate(load(results, index), index)
+    for row in (*truth["annotations"], *results):
+        row["image_id"] += 2**53  # odd ones are no float64 from here on
+    for image in truth["images"]:
+        image["id"] += 2**53
+    index = save(truth)
+    assert evaluate(load(results, index), index) == expected
+
+
+def test_an_object_of_the_id_0_can_be_found(save, load):
+    """pycocotools takes a match with it for none, and counts the detection as false."""
+    box = {"image_id": 1, "category_id": 1, "bbox": [10, 10, 50, 50]}
+    numbers = []
+    for id_ in (0, 1):
+        index = save(
+            {
+                "images": [{"id": 1, "file_name": "1.jpg", "width": 200, "height": 120}],
+                "categories": [{"id": 1, "name": "thing"}],
+                "annotations": [{**box, "id": id_, "area": 2500, "iscrowd": 0}],
+            }
+        )
+        results = [{**box, "score": 0.5}]
+        assert evaluate_coco(load(results, index), index, "bbox").main == pytest.approx(1, abs=1e-12)
+        numbers.append(reference(index.path, results, "bbox").stats[0])
+    assert numbers == pytest.approx([0, 1])
 
 
 def test_some_images_only(random_case, save, load):
