@@ -5,14 +5,11 @@ What comes from the data set (names of files and of classes) is text that the te
 
 from __future__ import annotations
 
-import base64
 import math
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
-import cv2
-import jinja2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -21,7 +18,8 @@ from dpipe.coco import CocoIndex, image_path
 from dpipe.errors import InputError
 from dpipe.images.decode import decode_image
 from dpipe.loader import BackendName
-from dpipe.looking.draw import IGNORE_COLOUR, Colour, class_colour
+from dpipe.looking.draw import IGNORE_COLOUR, class_colour
+from dpipe.looking.page_parts import hex_colour, jpeg_base64, page_template, svg_paths
 from dpipe.looking.preview_samples import PreviewSample, preview_samples
 from dpipe.plan import SamplePlan
 from dpipe.policy import Augment
@@ -120,19 +118,21 @@ def preview_page(
         seen.update(sample.target.labels.tolist())
         samples.append({"name": sample.target.file_name, "facts": facts(sample), "panes": panes})
     classes = [
-        {"label": label, "name": index.class_names[label], "colour": _hex(class_colour(label)), "count": seen[label]}
+        {
+            "label": label,
+            "name": index.class_names[label],
+            "colour": hex_colour(class_colour(label)),
+            "count": seen[label],
+        }
         for label in sorted(seen)
     ]
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("dpipe.looking"), autoescape=True, trim_blocks=True, lstrip_blocks=True
-    )
-    return environment.get_template("preview.html").render(
+    return page_template("dpipe.looking", "preview.html").render(
         title=title,
         samples=samples,
         classes=classes,
         columns=columns,
         augmented=bool(augment.operations),
-        ignore_colour=_hex(IGNORE_COLOUR),
+        ignore_colour=hex_colour(IGNORE_COLOUR),
         seed=seed,
         epoch=epoch,
     )
@@ -161,7 +161,7 @@ def facts(sample: PreviewSample) -> list[tuple[str, str]]:
         warped = "one warp" if plan.resize_flips is None else "one resize"
         told.append(("resampled", f"{warped}{halvings}"))
         if plan.resize_flips is None:
-            told.append(("filled with", _hex(plan.fill)))
+            told.append(("filled with", hex_colour(plan.fill)))
     return told
 
 
@@ -213,12 +213,12 @@ def _pane(title: str, image: NDArray[np.uint8], target: Target, class_names: tup
         title=title,
         width=width,
         height=height,
-        data=_jpeg(image),
+        data=jpeg_base64(image, LONGEST_EDGE, JPEG_QUALITY),
         shapes=[
             Shape(
                 label=labels[row],
                 name=f"{class_names[labels[row]]} #{int(target.annotation_ids[row])}",
-                colour=_hex(class_colour(labels[row])),
+                colour=hex_colour(class_colour(labels[row])),
                 box=_rounded(boxes[row, 0], boxes[row, 1], *sides[row]),
                 paths=[] if polygons is None else svg_paths(polygons, row),
             )
@@ -228,31 +228,6 @@ def _pane(title: str, image: NDArray[np.uint8], target: Target, class_names: tup
     )
 
 
-def svg_paths(polygons: Polygons, instance: int) -> list[str]:
-    """The parts of an instance as SVG paths, holes included, to be filled by the even-odd rule."""
-    paths: list[str] = []
-    for ring in range(int(polygons.instance_offsets[instance]), int(polygons.instance_offsets[instance + 1])):
-        points = polygons.vertices[polygons.ring_offsets[ring] : polygons.ring_offsets[ring + 1]]
-        path = "M" + "L".join(f"{x:.1f} {y:.1f}" for x, y in points.tolist()) + "Z"
-        if polygons.holes[ring] and paths:
-            paths[-1] += path
-        else:
-            paths.append(path)
-    return paths
-
-
-def _jpeg(image: NDArray[np.uint8]) -> str:
-    shrink = LONGEST_EDGE / max(image.shape[:2])
-    if shrink < 1:
-        image = cv2.resize(image, None, fx=shrink, fy=shrink, interpolation=cv2.INTER_AREA)  # type: ignore[assignment]
-    _, encoded = cv2.imencode(".jpg", cv2.cvtColor(image, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])
-    return base64.b64encode(encoded.tobytes()).decode("ascii")
-
-
 def _rounded(*numbers: float) -> tuple[float, float, float, float]:
     x, y, width, height = (round(float(number), 1) for number in numbers)
     return x, y, width, height
-
-
-def _hex(colour: Colour) -> str:
-    return "#{:02x}{:02x}{:02x}".format(*colour)

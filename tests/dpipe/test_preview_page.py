@@ -19,7 +19,8 @@ from dpipe import geometry
 from dpipe.cli import app
 from dpipe.coco import CocoIndex
 from dpipe.errors import InputError
-from dpipe.looking.preview_page import describe_matrix, facts, preview_page, svg_paths
+from dpipe.looking.page_parts import svg_paths
+from dpipe.looking.preview_page import describe_matrix, facts, preview_page
 from dpipe.looking.preview_samples import preview_samples
 from dpipe.operations.cropping import LargeScaleJitter, RandomCrop
 from dpipe.operations.geometric import RandomFlip, Resize, Rotate
@@ -156,6 +157,21 @@ def test_a_mask_is_a_path_a_part_with_its_holes() -> None:
         "M0.0 0.0L9.0 0.0L9.0 9.0ZM1.0 1.0L2.0 1.0L2.0 2.0Z",
         "M20.0 0.0L29.0 0.0L29.0 9.0Z",
     ]
+
+
+def test_outlines_lose_vertices_within_a_tolerance_and_rings_without_area() -> None:
+    staircase = [[0, 0], [9, 0], [9, 1], [10, 1], [10, 9], [0, 9]]
+    speck = [[20, 0], [20.3, 0], [20.3, 0.3]]
+    hole_in_speck = [[20.1, 0], [20.2, 0], [20.2, 0.1]]
+    polygons = Polygons(
+        vertices=np.array([*staircase, *speck, *hole_in_speck], np.float32),
+        ring_offsets=np.array([0, 6, 9, 12]),
+        instance_offsets=np.array([0, 3]),
+        holes=np.array([False, False, True]),
+    )
+    assert len(svg_paths(polygons, 0)) == 2
+    (path,) = svg_paths(polygons, 0, tolerance=1.5)
+    assert path.count("L") == 3  # the staircase's corner is one, and the speck with its hole is gone
 
 
 def plan_of(*steps: np.ndarray, size: tuple[int, int] = (100, 200)) -> SamplePlan:
