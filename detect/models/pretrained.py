@@ -17,6 +17,9 @@ from dpipe.errors import InputError
 TIMEOUT_S = 30.0
 """How long a server may stay silent."""
 
+# The start of a SHA-256 at the end of a name, which eight digits that are a day are not.
+_HASH = re.compile(r"-(?!(?:19|20)\d\d(?:0[1-9]|1[0-2])(?:[0-2]\d|3[01])\.)([0-9a-f]{8,})\.")
+
 
 def resolve_pretrained(name: str, model_name: str) -> str:
     """Turns what a recipe's ``pretrained`` says into a path or URL.
@@ -55,7 +58,8 @@ def download(url: str) -> Path:
     """Fetches a file into torch's hub cache, once.
 
     A name that ends in a hash, as torchvision's and OpenMMLab's do (``resnet50-0676ba61.pth``), is checked against it.
-    Other names may be those of several files, so in the cache a digest of the URL stands before them.
+    Other names, those that end in a date (``model-20240131.pth``) among them, may be those of several files, so in the
+    cache a digest of the URL stands before them.
 
     Returns:
         The cached file, in ``$TORCH_HOME/hub/checkpoints``.
@@ -69,7 +73,7 @@ def download(url: str) -> Path:
         raise InputError(f"{url}: is no URL: {error}") from error
     if not name:
         raise InputError(f"{url}: names no file to download")
-    digest = re.search(r"-([0-9a-f]{8,})\.", name)
+    digest = _HASH.search(name)
     if digest is None:
         name = f"{hashlib.sha256(url.encode()).hexdigest()[:16]}_{name}"
     cached = Path(torch.hub.get_dir()) / "checkpoints" / name

@@ -681,13 +681,14 @@ def test_urls_of_trained_models(server, shapes):
         assert f"error: {url}/absent.pth: cannot be downloaded" in result.stderr
 
 
-def test_urls_of_one_name_are_different_files(server):
+@pytest.mark.parametrize("name", ["model.pth", "model-20240131.pth"])
+def test_urls_of_one_name_are_different_files(server, name):
     url, remote, _ = server
     for number in (1, 2):
         (remote / str(number)).mkdir()
-        torch.save({"weight": torch.tensor([number])}, remote / str(number) / "model.pth")
+        torch.save({"weight": torch.tensor([number])}, remote / str(number) / name)
     for number in (1, 2, 1):
-        assert read_weights(f"{url}/{number}/model.pth")["weight"].item() == number
+        assert read_weights(f"{url}/{number}/{name}")["weight"].item() == number
 
 
 def test_urls_that_cannot_be_had(server, tmp_path):
