@@ -122,7 +122,7 @@ def require_masks(index: CocoIndex) -> None:
 
 
 def coco_evaluation(results: Results, index: CocoIndex, kind: Literal["bbox", "segm"]) -> hotcoco.COCOeval:
-    """hotcoco's evaluation of detections, whose ``params`` may be changed before it is run."""
+    """The evaluation of detections by hotcoco, whose ``params`` may be changed before it is run."""
     truth = hotcoco.COCO(str(index.path))
     if kind == "segm":
         # With a box, the area by which a result counts as small or large would be the box's, not the mask's.

@@ -82,20 +82,43 @@ def to_original(boxes: Tensor, target: Target) -> Tensor:
     Raises:
         InputError: If the matrix turns or shears: masks and boxes can then not be brought back.
     """
+    scales, shifts = _scales_and_shifts(boxes, target)
+    return _ordered((boxes - shifts) / scales, target)
+
+
+def to_input(boxes: Tensor, target: Target) -> Tensor:
+    """Boxes (n, 4) of the original image in coordinates of the network's input: the inverse of :func:`to_original`.
+
+    Args:
+        boxes: (n, 4) in pixels of the original image.
+        target: See :func:`to_original`.
+
+    Raises:
+        InputError: If the matrix turns or shears.
+    """
+    scales, shifts = _scales_and_shifts(boxes, target)
+    return _ordered(boxes * scales + shifts, target)
+
+
+def _scales_and_shifts(boxes: Tensor, target: Target) -> tuple[Tensor, Tensor]:
+    """What coordinates (4,) are multiplied by, and what is added then, on the way from the original to the input."""
     (scale_x, shear_x, shift_x), (shear_y, scale_y, shift_y) = target.matrix.tolist()
     if shear_x != 0 or shear_y != 0:
         raise InputError(
             f"image {target.file_name!r}: predictions can be brought back only from a resized or mirrored image, "
             "but the test transforms also turn or shear it"
         )
-    shifts = on_device([shift_x, shift_y] * 2, boxes)
-    scales = on_device([scale_x, scale_y] * 2, boxes)
-    original = (boxes - shifts) / scales
-    if scale_x < 0:  # left and right have changed places
-        original = torch.stack([original[:, 2], original[:, 1], original[:, 0], original[:, 3]], dim=1)
-    if scale_y < 0:
-        original = torch.stack([original[:, 0], original[:, 3], original[:, 2], original[:, 1]], dim=1)
-    return original
+    return on_device([scale_x, scale_y] * 2, boxes), on_device([shift_x, shift_y] * 2, boxes)
+
+
+def _ordered(boxes: Tensor, target: Target) -> Tensor:
+    """Boxes (n, 4) whose sides have changed places along mirrored axes, with the lower coordinates first again."""
+    axes = mirrored_axes(target)
+    if -1 in axes:  # left and right have changed places
+        boxes = torch.stack([boxes[:, 2], boxes[:, 1], boxes[:, 0], boxes[:, 3]], dim=1)
+    if -2 in axes:
+        boxes = torch.stack([boxes[:, 0], boxes[:, 3], boxes[:, 2], boxes[:, 1]], dim=1)
+    return boxes
 
 
 def mirrored_axes(target: Target) -> list[int]:

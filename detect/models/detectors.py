@@ -75,9 +75,18 @@ class TwoStageDetector(nn.Module):
         """
         if self.training:
             return self._losses(images, targets)
+        features, proposals = self.propose(images, targets)
+        return cast(RoIHead, self.roi_head).predict(features, proposals, targets)
+
+    def propose(self, images: Tensor, targets: Sequence[Target]) -> tuple[list[Tensor], list[Tensor]]:
+        """The first stage alone, in evaluation.
+
+        Returns:
+            The pyramid as the RoI head reads it, finest first, and each image's proposals (n_i, 4), best first.
+        """
         features = pyramid(self, images)
         proposals = cast(DenseHead, self.rpn_head).propose(features, targets)
-        return cast(RoIHead, self.roi_head).predict(laid_out(features), [boxes for boxes, _ in proposals], targets)
+        return laid_out(features), [boxes for boxes, _ in proposals]
 
     def _losses(self, images: Tensor, targets: Sequence[Target]) -> dict[str, Tensor]:
         if self.auxiliary_head is None:

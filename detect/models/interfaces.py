@@ -90,6 +90,29 @@ class RoIHead(Protocol):
         ...
 
 
+@runtime_checkable
+class MaskingRoIHead(RoIHead, Protocol):
+    """A RoI head that draws masks in boxes that it is given, so that those of several views can be averaged.
+
+    Attributes:
+        mask_head: None where it predicts no masks.
+        mask_thr: From this probability on a pixel belongs to the object.
+    """
+
+    mask_head: nn.Module | None
+    mask_thr: float
+
+    def predict_boxes(
+        self, features: Sequence[Tensor], proposals: Sequence[Tensor], targets: Sequence[Target], rescale: bool
+    ) -> list[Detections]:
+        """Detections without masks, in the original images' coordinates if ``rescale``, else in the input's."""
+        ...
+
+    def predict_masks(self, features: Sequence[Tensor], detections: Sequence[Detections]) -> list[Tensor]:
+        """Probabilities (n_i, S, S) of the masks of each image's detections, which are in the input's coordinates."""
+        ...
+
+
 class BBoxHead(Protocol):
     """A module that maps RoI features to logits and deltas, and how to read them.
 

@@ -1,19 +1,24 @@
 """Test-time augmentation: an image seen at several sizes and mirrored, and what is found in all views merged.
 
-As in detectron2 and OpenMMLab's ``DetTTAModel``: each view is a whole prediction, its boxes are brought back to the
-original image, and the boxes of all views together go through the head's own suppression.
+As in detectron2's ``GeneralizedRCNNWithTTA``: the boxes of each view's own prediction are brought back to the original
+image, and those of all views together go through the head's own suppression. Masks of what is kept are then predicted
+in all views, and averaged (as in ``aug_test`` of OpenMMLab's version 2).
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from detect.config import Config, build_augment
-from detect.models.detections import Detections
+from detect.models.detections import Detections, mirrored_axes, to_input
+from detect.models.detectors import TwoStageDetector
+from detect.models.interfaces import MaskingRoIHead
+from detect.models.masks import encode_masks
 from detect.models.nms import NMS, Suppression
 from dpipe.errors import InputError
 from dpipe.operations.geometric import RandomFlip, Resize
@@ -76,16 +81,50 @@ def detect_in_views(model: nn.Module, views: Sequence[tuple[Tensor, Sequence[Tar
         views: The images (N, 3, H, W) of each view, and their targets. One view is the model's own prediction.
 
     Returns:
-        For each image its detections. With several views, each object's mask is that of the view whose box was kept.
+        For each image its detections. With several views, masks are the means over all of them; those of a RoI head of
+        one's own that does not draw masks in given boxes are those of the view whose box was kept.
 
     Raises:
         InputError: For several views, if the model's head does not tell how its boxes are suppressed.
     """
-    found: list[list[Detections]] = [model(images, targets) for images, targets in views]
-    if len(found) == 1:
-        return found[0]
-    nms, iou_thr, max_kept = _merging(model)
-    return [merge(of_image, nms, iou_thr, max_kept) for of_image in zip(*found, strict=True)]
+    if len(views) == 1:
+        ((images, targets),) = views
+        return model(images, targets)  # type: ignore[no-any-return]
+    merging = _merging(model)
+    head = getattr(model, "roi_head", None)
+    if isinstance(head, MaskingRoIHead) and head.mask_head is not None and isinstance(model, TwoStageDetector):
+        return _detect_with_mean_masks(model, head, views, merging)
+    found = [model(images, targets) for images, targets in views]
+    return [merge(of_image, *merging) for of_image in zip(*found, strict=True)]
+
+
+def _detect_with_mean_masks(
+    model: TwoStageDetector,
+    head: MaskingRoIHead,
+    views: Sequence[tuple[Tensor, Sequence[Target]]],
+    merging: tuple[Suppression, float, int],
+) -> list[Detections]:
+    """Boxes of all views, merged; then in each of them the mask of every view, and the mean of these."""
+    pyramids, found = [], []
+    for images, targets in views:
+        features, proposals = model.propose(images, targets)
+        found.append(head.predict_boxes(features, proposals, targets, rescale=True))
+        pyramids.append(features)
+    merged = [merge(of_image, *merging) for of_image in zip(*found, strict=True)]
+    drawn = []
+    for features, (_, targets) in zip(pyramids, views, strict=True):
+        seen = [replace(one, boxes=to_input(one.boxes, target)) for one, target in zip(merged, targets, strict=True)]
+        masks = head.predict_masks(features, seen)
+        drawn.append([mask.flip(mirrored_axes(target)) for mask, target in zip(masks, targets, strict=True)])
+    return [
+        replace(one, masks=encode_masks(mean_of(masks), one.boxes, target.original_size, head.mask_thr))
+        for one, masks, target in zip(merged, zip(*drawn, strict=True), views[0][1], strict=True)
+    ]
+
+
+def mean_of(masks: Sequence[Tensor]) -> Tensor:
+    """The mean of each mask's probabilities over the views, (n, S, S) float32."""
+    return torch.stack([mask.float() for mask in masks]).mean(dim=0)
 
 
 def merge(found: Sequence[Detections], nms: Suppression, iou_thr: float, max_kept: int) -> Detections:

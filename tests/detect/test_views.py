@@ -5,15 +5,20 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 
+import cv2
 import numpy as np
 import pytest
 import torch
+from torch.testing import assert_close
 
+import detect
 from detect import evaluate
 from detect.config import build_model
 from detect.models.detections import Detections, to_original
+from detect.models.masks import encode_masks
 from detect.models.nms import NMS, SoftNMS
 from detect.models.roi_heads.masks import with_masks
+from detect.models.single_stage import pyramid
 from detect.predicting.views import build_views, detect_in_views, merge
 from detect.running.state import ModelInfo, save_checkpoint
 from dpipe.errors import InputError
@@ -128,6 +133,72 @@ def test_masks_of_mirrored_views_are_mirrored_back(make_target):
     assert (rows.min(), rows.max()) == (16, 79)
 
 
+STANDARD = (
+    "model.roi_head={_delete_: true, type: StandardRoIHead,"
+    " bbox_roi_extractor: {type: SingleRoIExtractor, output_size: 7, num_levels: 4},"
+    " bbox_head: {type: Shared2FCBBoxHead, fc_out_channels: 16},"
+    " mask_roi_extractor: {type: SingleRoIExtractor, output_size: 14, num_levels: 4},"
+    " mask_head: {type: FCNMaskHead, num_convs: 1, conv_out_channels: 8}}"
+)
+
+
+class TestMeanMasks:
+    """Masks of what is kept are predicted in all views, and averaged."""
+
+    @pytest.mark.parametrize("kind", ["cascade", "standard"])
+    def test_they_are_what_a_few_lines_make_by_hand(self, shapes, tmp_path, monkeypatch, kind):
+        config = shapes.config(SCALES, *([STANDARD, "model.auxiliary_head=null"] if kind == "standard" else []))
+        torch.manual_seed(0)
+        info = ModelInfo(("box", "disc"), (4, 9), config.to_yaml(), 0, 0)
+        predictor = detect.load(config, save_checkpoint(tmp_path, build_model(config, 2), {}, info), tta=True)
+        pixels = cv2.imread(str(shapes.images[0]))[..., ::-1]  # 64 x 96
+        seen = []
+
+        def encode(probabilities, *others):
+            seen.append(probabilities)
+            return encode_masks(probabilities, *others)
+
+        monkeypatch.setattr("detect.predicting.views.encode_masks", encode)
+        found = predictor.predict(np.ascontiguousarray(pixels))
+        assert len(found) > 3
+        head, probabilities = predictor._model.roi_head, []
+        labels = torch.from_numpy(found.labels)
+        for width, height, mirrored in ((72, 48, False), (72, 48, True), (192, 128, False), (192, 128, True)):
+            resized = cv2.resize(pixels, (width, height), interpolation=cv2.INTER_LINEAR).astype(np.float32)
+            resized = (resized - [123.675, 116.28, 103.53]) / [58.395, 57.12, 57.375]
+            image = torch.zeros(1, 3, -(-height // 32) * 32, -(-width // 32) * 32)
+            image[0, :, :height, :width] = torch.from_numpy(resized[:, ::-1].copy() if mirrored else resized).permute(
+                2, 0, 1
+            )
+            boxes = torch.from_numpy(found.boxes) * width / 96
+            if mirrored:
+                boxes = torch.stack([width - boxes[:, 2], boxes[:, 1], width - boxes[:, 0], boxes[:, 3]], dim=1)
+            with torch.inference_mode():
+                features = pyramid(predictor._model, image)
+                cut = head.mask_roi_extractor(features, torch.cat([torch.zeros(len(boxes), 1), boxes], dim=1))
+                for mask_head in head.mask_head if kind == "cascade" else [head.mask_head]:
+                    own = mask_head(cut).sigmoid()[range(len(labels)), labels]
+                    probabilities.append(own.flip(2) if mirrored else own)
+        assert_close(seen[0], torch.stack(probabilities).mean(dim=0), atol=1e-3, rtol=0)
+        assert (seen[0] - probabilities[0]).abs().max() > 0.01
+        assert found.masks == encode_masks(seen[0], torch.from_numpy(found.boxes), (64, 96), 0.5)
+
+    def test_each_view_counts_alike_whatever_the_precision(self, shapes, checkpoint, monkeypatch):
+        predictor = detect.load(shapes.config(SCALES), checkpoint, tta=True)
+        values: list[float] = []
+
+        def predict_masks(head, features, detections):
+            value = values.pop(0)
+            return [torch.full((len(found), 4, 4), value, dtype=torch.bfloat16) for found in detections]
+
+        monkeypatch.setattr(type(predictor._model.roi_head), "predict_masks", predict_masks)
+        for values, on in (([0.0, 1, 0.5, 0.53125], True), ([1, 0.96875, 0, 0], False)):
+            found = predictor.predict(shapes.images[0])
+            assert values == []
+            inside = found.bitmaps()[found.bitmaps().any(axis=(1, 2))]
+            assert (len(inside) == len(found) > 0) if on else len(inside) == 0
+
+
 class Stub(torch.nn.Module):
     """A detector that finds in each call what it was told."""
 
@@ -148,6 +219,14 @@ def test_the_heads_own_suppression_merges_image_by_image():
     for iou, kept in ((0.8, 2), (0.5, 1)):
         model = Stub({"nms": NMS(), "nms_iou": iou, "max_per_img": 9}, near, near, far, near)
         assert [len(one) for one in detect_in_views(model, views)] == [kept, 1]
+
+
+def test_masks_of_a_head_of_ones_own_are_those_of_the_view_whose_box_is_kept():
+    one, other = found((0, 0, 10, 10, 0.6, 0), masks=True), found((0, 0, 10, 11, 0.9, 0), masks=True)
+    other.masks[0]["counts"] = "other"
+    model = Stub({"nms": NMS(), "nms_iou": 0.5, "max_per_img": 9, "mask_head": torch.nn.Identity()}, one, other)
+    (kept,) = detect_in_views(model, [(None, [1]), (None, [1])])
+    assert kept.masks == other.masks
 
 
 def test_a_model_that_does_not_tell_how_is_refused_for_several_views_only():

@@ -125,7 +125,7 @@ class CascadeRoIHead(nn.Module):
         for stage, weight in enumerate(self.stage_loss_weights):
             head = self._stage(stage)
             rois = boxes_to_rois([sample.boxes for sample in samples])
-            logits, deltas = self._outputs(stage, features, rois)
+            logits, deltas = self.outputs(stage, features, rois)
             stage_losses = box_losses(head, logits, deltas, samples)
             if self.mask_head is not None and self.mask_roi_extractor is not None:
                 stage_losses["loss_mask"] = sampled_mask_loss(
@@ -142,16 +142,25 @@ class CascadeRoIHead(nn.Module):
         self, features: Sequence[Tensor], proposals: Sequence[Tensor], targets: Sequence[Target]
     ) -> list[Detections]:
         """Detections in the original images' coordinates."""
+        if self.mask_head is None:
+            return self.predict_boxes(features, proposals, targets, rescale=True)
+        detections = self.predict_boxes(features, proposals, targets, rescale=False)
+        return with_masks(detections, self.predict_masks(features, detections), targets, self.mask_thr)
+
+    def predict_boxes(
+        self, features: Sequence[Tensor], proposals: Sequence[Tensor], targets: Sequence[Target], rescale: bool
+    ) -> list[Detections]:
+        """Detections without masks, in the original images' coordinates if ``rescale``, else in the input's."""
         rois = boxes_to_rois(proposals)
         bounds = image_bounds(targets, like=rois)
         all_logits = []
         for stage in range(len(self.bbox_head)):
             head = self._stage(stage)
-            logits, deltas = self._outputs(stage, features, rois)
+            logits, deltas = self.outputs(stage, features, rois)
             all_logits.append(logits)
             if stage + 1 < len(self.bbox_head):
                 rois = refine_rois(head, rois, logits, deltas, bounds)
-        detections = detect_boxes(
+        return detect_boxes(
             head,
             rois,
             torch.stack(all_logits).mean(dim=0),
@@ -162,25 +171,25 @@ class CascadeRoIHead(nn.Module):
             nms=self.nms,
             nms_iou=self.nms_iou,
             max_per_img=self.max_per_img,
-            rescale=self.mask_head is None,
+            rescale=rescale,
         )
-        if self.mask_head is None or self.mask_roi_extractor is None:
-            return detections
-        heads = [cast(MaskHead, head) for head in self.mask_head]
-        masks = predict_masks(heads, self.mask_roi_extractor, features, detections)
-        return with_masks(detections, masks, targets, self.mask_thr)
+
+    def predict_masks(self, features: Sequence[Tensor], detections: Sequence[Detections]) -> list[Tensor]:
+        """Probabilities (n_i, S, S) of the masks of each image's detections, which are in the input's coordinates."""
+        heads = [cast(MaskHead, head) for head in cast(nn.ModuleList, self.mask_head)]
+        return predict_masks(heads, cast(nn.Module, self.mask_roi_extractor), features, detections)
 
     def _stage(self, stage: int) -> BBoxHead:
         return cast(BBoxHead, self.bbox_head[stage])
 
-    def _outputs(self, stage: int, features: Sequence[Tensor], rois: Tensor) -> tuple[Tensor, Tensor]:
+    def outputs(self, stage: int, features: Sequence[Tensor], rois: Tensor) -> tuple[Tensor, Tensor]:
         """Logits (R, K + 1) and deltas (R, 4) or (R, 4 * K) of RoIs (R, 5)."""
         return self._stage(stage)(self.bbox_roi_extractor(features, rois))
 
     def _sample(
         self, stage: int, features: Sequence[Tensor], proposals: Sequence[Tensor], targets: Sequence[Target]
     ) -> list[Samples]:
-        outputs = partial(self._outputs, stage, features)
+        outputs = partial(self.outputs, stage, features)
         return sample_images(self.assigners[stage], self.sampler, proposals, targets, self._stage(stage), outputs)
 
 

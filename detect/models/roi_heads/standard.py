@@ -91,7 +91,7 @@ class StandardRoIHead(nn.Module):
     ) -> list[Samples]:
         """The RoIs to train on."""
         head = cast(BBoxHead, self.bbox_head)
-        return sample_images(self.assigner, self.sampler, proposals, targets, head, partial(self._outputs, features))
+        return sample_images(self.assigner, self.sampler, proposals, targets, head, partial(self.outputs, features))
 
     def loss(
         self, features: Sequence[Tensor], samples: Sequence[Samples], targets: Sequence[Target]
@@ -99,7 +99,7 @@ class StandardRoIHead(nn.Module):
         """``loss_cls``, ``loss_bbox``, ``acc`` and, with a mask head, ``loss_mask``."""
         head = cast(BBoxHead, self.bbox_head)
         rois = boxes_to_rois([sample.boxes for sample in samples])
-        logits, deltas = self._outputs(features, rois)
+        logits, deltas = self.outputs(features, rois)
         losses = box_losses(head, logits, deltas, samples)
         if self.mask_head is not None and self.mask_roi_extractor is not None:
             losses["loss_mask"] = sampled_mask_loss(
@@ -111,10 +111,19 @@ class StandardRoIHead(nn.Module):
         self, features: Sequence[Tensor], proposals: Sequence[Tensor], targets: Sequence[Target]
     ) -> list[Detections]:
         """Detections in the original images' coordinates."""
+        if self.mask_head is None:
+            return self.predict_boxes(features, proposals, targets, rescale=True)
+        detections = self.predict_boxes(features, proposals, targets, rescale=False)
+        return with_masks(detections, self.predict_masks(features, detections), targets, self.mask_thr)
+
+    def predict_boxes(
+        self, features: Sequence[Tensor], proposals: Sequence[Tensor], targets: Sequence[Target], rescale: bool
+    ) -> list[Detections]:
+        """Detections without masks, in the original images' coordinates if ``rescale``, else in the input's."""
         head = cast(BBoxHead, self.bbox_head)
         rois = boxes_to_rois(proposals)
-        logits, deltas = self._outputs(features, rois)
-        detections = detect_boxes(
+        logits, deltas = self.outputs(features, rois)
+        return detect_boxes(
             head,
             rois,
             logits,
@@ -125,14 +134,15 @@ class StandardRoIHead(nn.Module):
             nms=self.nms,
             nms_iou=self.nms_iou,
             max_per_img=self.max_per_img,
-            rescale=self.mask_head is None,
+            rescale=rescale,
         )
-        if self.mask_head is None or self.mask_roi_extractor is None:
-            return detections
-        masks = predict_masks([cast(MaskHead, self.mask_head)], self.mask_roi_extractor, features, detections)
-        return with_masks(detections, masks, targets, self.mask_thr)
 
-    def _outputs(self, features: Sequence[Tensor], rois: Tensor) -> tuple[Tensor, Tensor]:
+    def predict_masks(self, features: Sequence[Tensor], detections: Sequence[Detections]) -> list[Tensor]:
+        """Probabilities (n_i, S, S) of the masks of each image's detections, which are in the input's coordinates."""
+        extractor = cast(nn.Module, self.mask_roi_extractor)
+        return predict_masks([cast(MaskHead, self.mask_head)], extractor, features, detections)
+
+    def outputs(self, features: Sequence[Tensor], rois: Tensor) -> tuple[Tensor, Tensor]:
         """Logits (R, K + 1) and deltas (R, 4) or (R, 4 * K) of RoIs (R, 5)."""
         class_features = self.bbox_roi_extractor(features, rois)
         if self.reg_roi_scale_factor is None:
