@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-import io
 import math
-import warnings
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
 
-from dpipe.cli_text import one_line
 from dpipe.files import write_whole
+from dpipe.looking.plot_style import BARS, MARKS, new_figure, png_of, short, show_names
 from dpipe.looking.stats import LARGE, SMALL, DatasetStats
 
-BARS = "#0072b2"
-MARKS = "#d55e00"
 MOST_CLASSES = 120
 """Bars that a plot has room for: of more classes, the most frequent are shown."""
 
@@ -45,16 +40,11 @@ def write_plots(stats: DatasetStats, folder: Path) -> list[Path]:
     }
     paths = []
     for name, (draw, size) in plots.items():
-        figure = Figure(figsize=size, dpi=120, layout="constrained")
+        figure = new_figure(*size)
         axes = figure.add_subplot()
         draw(axes, stats)
         axes.spines[["top", "right"]].set_visible(False)
-        content = io.BytesIO()
-        with warnings.catch_warnings():
-            # The font may lack letters of a class's name: a box stands in their place.
-            warnings.filterwarnings("ignore", message="Glyph .* missing from")
-            figure.savefig(content, format="png")
-        write_whole(folder / name, content.getvalue())
+        write_whole(folder / name, png_of(figure))
         paths.append(folder / name)
     return paths
 
@@ -74,9 +64,8 @@ def _class_counts(axes: Axes, stats: DatasetStats) -> None:
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g}"))
     else:
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.set_yticks(list(places), [_short(each.name) for each in classes], fontsize=8)
-    for text in axes.get_yticklabels():
-        text.set_parse_math(False)  # a dollar in a name begins no formula
+    axes.set_yticks(list(places), [short(each.name) for each in classes], fontsize=8)
+    show_names(axes)
     for place, count in enumerate(counts):
         axes.annotate(
             f"{count:,}", (max(count, 0.8), place), (3, 0), textcoords="offset points", va="center", fontsize=7
@@ -141,8 +130,3 @@ def _objects_per_image(axes: Axes, stats: DatasetStats) -> None:
     axes.yaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_xlabel("objects in an image")
     axes.set_ylabel("images")
-
-
-def _short(name: str, most: int = 32) -> str:
-    name = one_line(name)
-    return name if len(name) <= most else f"{name[: most - 1]}…"
