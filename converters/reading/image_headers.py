@@ -57,13 +57,13 @@ def size_from_bytes(head: bytes, tail: bytes) -> tuple[int, int] | None:
 
 def _jpeg_size(head: bytes) -> tuple[int, int] | None:
     """Goes from marker to marker until the start of the frame."""
-    at = 2
-    while at + 9 <= len(head) and head[at] == 0xFF:
+    at, last = 2, len(head) - 9
+    while at <= last and head[at] == 0xFF:
         marker = head[at + 1]
         if marker in JPEG_FRAMES:
-            height, width = int.from_bytes(head[at + 5 : at + 7], "big"), int.from_bytes(head[at + 7 : at + 9], "big")
+            height, width = head[at + 5] << 8 | head[at + 6], head[at + 7] << 8 | head[at + 8]
             return (width, height) if width and height else None
         if not 0xC0 <= marker <= 0xFE or 0xD0 <= marker <= 0xDA:  # a fill byte, or nothing that has a length
             return None
-        at += 2 + int.from_bytes(head[at + 2 : at + 4], "big")
+        at += 2 + (head[at + 2] << 8 | head[at + 3])
     return None

@@ -15,7 +15,7 @@ from xml.etree import ElementTree
 
 from converters.errors import ConversionError
 from converters.voc.files import File, read_annotation_file
-from converters.voc.objects import DEFAULT_POSE, VocAnnotation, VocObject
+from converters.voc.objects import DEFAULT_POSE, VocAnnotation, VocObject, number
 from converters.voc.plain_xml import read_plain
 
 if TYPE_CHECKING:
@@ -126,9 +126,8 @@ def _object(element: Element, which: str, file: File, box_origin: int, repairs: 
         raise ConversionError(f"{file}: {which}: has no <bndbox>")
     corners = {leaf.tag: leaf.text for leaf in reversed(leaves["bndbox"][:])}
     try:
-        left, top = float(corners["xmin"]), float(corners["ymin"])  # type: ignore[arg-type]
-        right, bottom = float(corners["xmax"]), float(corners["ymax"])  # type: ignore[arg-type]
-    except (KeyError, TypeError, ValueError):
+        left, top, right, bottom = (number(corners[tag] or "") for tag in ("xmin", "ymin", "xmax", "ymax"))
+    except (KeyError, ValueError):
         raise _bad_corner(corners, f"{file}: {which}") from None
     if not math.isfinite(left + top + right + bottom):
         raise _bad_corner(corners, f"{file}: {which}")

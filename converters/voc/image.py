@@ -10,8 +10,7 @@ import functools
 import os
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import orjson
 
@@ -31,7 +30,6 @@ if TYPE_CHECKING:
     from converters.writing.rle import InstanceRLE
 
 Outline = Callable[[Sequence[dict[str, Any]]], list[Any]]
-Box = tuple[float, float, float, float]
 Repairs = list[tuple[str, str]]
 
 VOID = 255
@@ -40,8 +38,7 @@ ENTRY = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Converted:
+class Converted(NamedTuple):
     """One image, and what had to be done to it.
 
     Attributes:
@@ -76,30 +73,30 @@ def convert_image(
     if not file_name.isascii():
         checked_name(file_name, _place(file))
     width, height = _checked_size(file, annotation, image.annotation)
-    objects, boxes = [], []
-    for number, item in enumerate(annotation.objects, 1):
-        box = _clipped(item, number, width, height, repairs)
-        if box is not None:
-            objects.append(item)
-            boxes.append(box)
-    matched: list[InstanceRLE | None] = [None] * len(boxes)
-    maskless = 0
-    if image.masks is not None:
-        matched = _masks(image.masks, boxes, width, height, repairs)
-        maskless = matched.count(None)
+    objects: Sequence[VocObject] = annotation.objects
+    for item in objects:
+        left, top, right, bottom = item.box
+        if left < 0 or top < 0 or right > width or bottom > height:
+            objects = _within(objects, width, height, repairs)
+            break
+    matched = _masks(image.masks, objects, width, height, repairs) if image.masks is not None else None
     if strict and repairs:
         kind, detail = repairs[0]
         more = f", and {len(repairs) - 1} more" if len(repairs) > 1 else ""
         raise ConversionError(f"{image.annotation}: {detail} ({kind}{more}); refused, as --strict is set")
-    segmentations: list[Any] = [None if mask is None else mask.segmentation() for mask in matched]
-    if outline is not None:
-        segmentations = [None if mask is None else outline([mask])[0] for mask in segmentations]
+    if matched is None:
+        entries = [_entry(item) for item in objects]
+        maskless = masks = 0
+    else:
+        entries = [_entry_with_mask(item, mask, outline) for item, mask in zip(objects, matched, strict=True)]
+        maskless = matched.count(None)
+        masks = len(objects) - maskless
     record = ImageRecord(
         b'{"file_name":%b,"height":%d,"width":%d}' % (orjson.dumps(file_name), height, width),
-        tuple([_entry(*values) for values in zip(objects, boxes, matched, segmentations, strict=True)]),
+        tuple(entries),
         tuple([sys.intern(item.name) for item in objects]),
         ignored=sum([item.difficult > 0 for item in objects]),
-        masks=len(objects) - matched.count(None),
+        masks=masks,
     )
     return Converted(record, tuple(repairs), maskless)
 
@@ -168,21 +165,25 @@ def _place(file: File) -> Path | ArchivePath:
     return file if isinstance(file, ArchivePath) else Path(file)
 
 
-def _clipped(item: VocObject, number: int, width: int, height: int, repairs: Repairs) -> Box | None:
-    """Returns the part of a box that lies in the image; None where there is none."""
-    left, top, right, bottom = item.box
-    if left >= 0 and top >= 0 and right <= width and bottom <= height:
-        return item.box
-    clipped = (max(left, 0.0), max(top, 0.0), min(right, float(width)), min(bottom, float(height)))
-    outside = clipped[0] >= clipped[2] or clipped[1] >= clipped[3]
-    detail = (
-        f"object {number} ({shown(item.name)}): edges {left:g} {top:g} {right:g} {bottom:g}, image {width}x{height}"
-    )
-    repairs.append(("outside" if outside else "clipped", detail))
-    return None if outside else clipped
+def _within(objects: Sequence[VocObject], width: int, height: int, repairs: Repairs) -> list[VocObject]:
+    """Returns the objects with their boxes clipped to the image, without those whose boxes lie outside."""
+    kept = []
+    for number, item in enumerate(objects, 1):
+        left, top, right, bottom = item.box
+        box = max(left, 0), max(top, 0), min(right, width), min(bottom, height)
+        outside = box[0] >= box[2] or box[1] >= box[3]
+        if box != item.box:
+            edges = f"{left:g} {top:g} {right:g} {bottom:g}"
+            detail = f"object {number} ({shown(item.name)}): edges {edges}, image {width}x{height}"
+            repairs.append(("outside" if outside else "clipped", detail))
+        if not outside:
+            kept.append(item._replace(box=box))
+    return kept
 
 
-def _masks(file: File, boxes: list[Box], width: int, height: int, repairs: Repairs) -> list[InstanceRLE | None]:
+def _masks(
+    file: File, objects: Sequence[VocObject], width: int, height: int, repairs: Repairs
+) -> list[InstanceRLE | None]:
     """Reads the masks and finds each object's.
 
     Raises:
@@ -196,22 +197,28 @@ def _masks(file: File, boxes: list[Box], width: int, height: int, repairs: Repai
     if labels.shape != (height, width):
         raise ConversionError(f"{file}: is {labels.shape[1]}x{labels.shape[0]}, but its image is {width}x{height}")
     found = encode_label_image(labels, excluded=(VOID,))
-    matched = match_masks(boxes, found)
+    matched = match_masks([item.box for item in objects], found)
     used = {mask.id for mask in matched if mask is not None}
     repairs += [("mask", f"mask {mask.id} of {file}") for mask in found if mask.id not in used]
     return matched
 
 
-def _entry(item: VocObject, box: Box, mask: InstanceRLE | None, segmentation: Any) -> bytes:
+def _entry(item: VocObject, area: float | None = None) -> bytes:
     """Writes an annotation: by a format, as ``orjson`` leaves most of a page unused behind every small text."""
-    _, _, pose, truncated, difficult, occluded = item
-    left, top, right, bottom = box
+    _, (left, top, right, bottom), pose, truncated, difficult, occluded = item
     width, height = right - left, bottom - top
-    area = width * height if mask is None else mask.area
-    entry = ENTRY % (left, top, width, height, area, difficult > 0, difficult, truncated, occluded, _quoted(pose))
+    if area is None:
+        area = width * height
+    return ENTRY % (left, top, width, height, area, difficult > 0, difficult, truncated, occluded, _quoted(pose))
+
+
+def _entry_with_mask(item: VocObject, mask: InstanceRLE | None, outline: Outline | None) -> bytes:
     if mask is None:
-        return entry
-    return b'%b,"segmentation":%b}' % (entry[:-1], orjson.dumps(segmentation))
+        return _entry(item)
+    segmentation: Any = mask.segmentation()
+    if outline is not None:
+        segmentation = outline([segmentation])[0]
+    return b'%b,"segmentation":%b}' % (_entry(item, mask.area)[:-1], orjson.dumps(segmentation))
 
 
 @functools.lru_cache(maxsize=64)

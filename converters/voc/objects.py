@@ -10,6 +10,18 @@ from __future__ import annotations
 from typing import NamedTuple
 
 DEFAULT_POSE = "Unspecified"
+LONGEST_WHOLE_NUMBER = 9
+"""Digits."""
+
+
+def number(text: str) -> float:
+    """Reads a coordinate; one that is written as a whole number remains one, and takes half the bytes in the JSON.
+
+    Raises:
+        ValueError: The text is no number.
+    """
+    text = text.strip()
+    return int(text) if text.isdecimal() and len(text) <= LONGEST_WHOLE_NUMBER else float(text)
 
 
 class VocObject(NamedTuple):

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import orjson
 
@@ -17,8 +17,7 @@ from converters.report import SplitSummary
 IMAGES_PER_WRITE = 1000
 
 
-@dataclass(frozen=True, slots=True)
-class ImageRecord:
+class ImageRecord(NamedTuple):
     """One image and its annotations as JSON, before ids are given.
 
     The bytes of a large data set take far less memory than its dictionaries would, and pass between processes at once.
