@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from detect.predicting.predictor import Predictor, load
     from detect.prediction import predict
     from detect.registry import MODELS
+    from detect.reporting.report import report
     from detect.running.control import TrainingInterruptedError
     from detect.trained import Trained, load_trained
     from detect.training import train
@@ -46,6 +47,7 @@ _HOMES = {
     "load_config": "detect.config",
     "load_trained": "detect.trained",
     "predict": "detect.prediction",
+    "report": "detect.reporting.report",
     "train": "detect.training",
     "weighted_loss": "detect.models.losses",
 }
@@ -69,6 +71,7 @@ __all__ = [
     "load_config",
     "load_trained",
     "predict",
+    "report",
     "train",
     "weighted_loss",
 ]

@@ -13,6 +13,7 @@ from detect.commands.draw_anchors import draw_anchors
 from detect.commands.evaluation import EVAL_WORDS, KIND_WORDS, evaluate_file, evaluate_model
 from detect.commands.listing import describe, list_parts
 from detect.commands.predict import SAVE_WORDS, predict
+from detect.commands.report import report
 from detect.commands.summary import summary
 from detect.options import (
     AcceleratorName,
@@ -81,6 +82,7 @@ app.command("eval", cls=several_values(EVAL_WORDS))(evaluate_file)
 
 
 app.command("predict", cls=several_values(SAVE_WORDS))(predict)
+app.command("report")(report)
 
 
 @app.command("config")

@@ -9,6 +9,7 @@ from rich.console import Console
 
 from detect.config import Config
 from detect.data import train_index, val_index
+from detect.reporting.closing import report_at_the_end
 from detect.running.boards import require_wandb
 from detect.running.control import TrainingInterruptedError, deterministic, signals
 from detect.running.devices import Accelerator, launched_rank, make_fabric
@@ -29,7 +30,7 @@ def train(
     """Trains a recipe's model.
 
     The work directory gets ``config.yaml`` (the resolved recipe), ``environment.json``, ``train.jsonl``,
-    ``tensorboard/`` and ``checkpoints/``.
+    ``tensorboard/``, ``checkpoints/``, ``evaluations/`` and, when it ends or is interrupted, ``report.html``.
 
     Args:
         config: The recipe.
@@ -57,6 +58,7 @@ def train(
         validation_data = val_index(config, training_data.class_names)
         fabric.launch()
         with (
+            report_at_the_end(work_dir, console.print) if fabric.is_global_zero else nullcontext(),
             deterministic(fabric.device),
             signals() as received,
             failing_together(fabric, TrainingInterruptedError),

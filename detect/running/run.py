@@ -23,6 +23,7 @@ from detect.config import Config, build_model
 from detect.data import train_loader
 from detect.models.checkpoints import load_weights
 from detect.models.detectors import total_loss
+from detect.reporting.keeping import tidy_evaluations
 from detect.running.averages import Averages
 from detect.running.boards import Board, WeightsAndBiases
 from detect.running.control import TrainingInterruptedError, iteration_seed
@@ -328,6 +329,9 @@ class Run:
             return
         if self.iteration not in evaluations:
             evaluations.add(self.iteration, self.evaluate())
+            if self.fabric.is_global_zero:
+                best = None if evaluations.best is None else evaluations.best.iteration
+                tidy_evaluations(self.log.work_dir, self.iteration, best)
         if evaluations.best is not None and evaluations.best.iteration == self.iteration:
             self.save()
 

@@ -13,6 +13,7 @@ from detect.data import usable_ids, val_loader
 from detect.evaluation import abilities, collect_results, without_note
 from detect.metrics.evaluating import check_kinds, default_kinds, evaluate_results
 from detect.metrics.tables import class_tables, score_table
+from detect.reporting.keeping import keep_evaluation
 from detect.running.best import Evaluations, Measure
 
 if TYPE_CHECKING:
@@ -127,6 +128,7 @@ class Validation:
         ids = usable_ids(self.data, unusable)
         all_scores = evaluate_results(results, self.data, kinds, section.options, ids)
         log.evaluation(epoch, iteration, all_scores)
+        keep_evaluation(log.work_dir, results, all_scores, epoch, iteration, log.say)
         log.say(f"evaluation after epoch {epoch} of {epochs}, {len(results)} detections")
         for scores in all_scores:
             log.say(score_table(scores))
