@@ -53,6 +53,10 @@ def train_command(
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on from the newest intact checkpoint in the work directory")
     ] = False,
+    resume_from: Annotated[
+        Path | None,
+        typer.Option(metavar="CHECKPOINT", help="Go on from this checkpoint's folder, or from another work directory"),
+    ] = None,
     devices: DevicesOption = 1,
     accelerator: AcceleratorOption = AcceleratorName.auto,
     debug: DebugOption = False,
@@ -68,7 +72,7 @@ def train_command(
             train(
                 recipe,
                 work_dir or Path("work_dirs", Path(config).stem),
-                resume=resume,
+                resume=resume_from or resume,
                 devices=devices,
                 accelerator=accelerator_of(accelerator),
             )

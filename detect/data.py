@@ -15,6 +15,7 @@ from dpipe.loader import DetectionLoader
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
+    from torch import nn
 
     from dpipe.policy import Augment
 
@@ -38,6 +39,21 @@ def val_index(config: Config, classes: Sequence[str] | None) -> CocoIndex:
         InputError: Among others, naming both lists, if the classes are others.
     """
     return CocoIndex.load(config.data.val.annotations, classes=config.data.classes if classes is None else classes)
+
+
+def check_masks(index: CocoIndex, model: nn.Module) -> None:
+    """Checks that a training set has masks where a model learns from them.
+
+    Raises:
+        InputError: If its objects are boxes only, and a part called ``mask_head`` is there.
+    """
+    if len(index.labels) and not index.has_masks:
+        heads = ", ".join(name for name, _ in model.named_modules() if name.rpartition(".")[2] == "mask_head")
+        if heads:
+            raise InputError(
+                f"{index.path}: its objects are boxes only, but the model has mask heads; leave out {heads} and "
+                "roi_head.mask_roi_extractor"
+            )
 
 
 def train_loader(config: Config, index: CocoIndex, fabric: Fabric) -> DetectionLoader:

@@ -36,7 +36,9 @@ CheckpointArgument = Annotated[
 TtaOption = Annotated[
     bool, typer.Option("--tta", help="Look at each image several times and merge, as the recipe's evaluation.tta says")
 ]
-DevicesOption = Annotated[int, typer.Option(min=1, help="Number of GPUs, or of processes on the CPU")]
+DevicesOption = Annotated[
+    int, typer.Option(min=1, help="Number of GPUs, or of processes on the CPU; leave it out under torchrun and srun")
+]
 AcceleratorOption = Annotated[
     AcceleratorName, typer.Option(help="What to compute on; auto takes GPUs if there are any")
 ]

@@ -22,7 +22,7 @@ def train(
     config: Config,
     work_dir: str | Path,
     *,
-    resume: bool = False,
+    resume: bool | str | Path = False,
     devices: int = 1,
     accelerator: Accelerator = "auto",
     console: Console | None = None,
@@ -35,8 +35,10 @@ def train(
     Args:
         config: The recipe.
         work_dir: Where the run's files go.
-        resume: Go on from the newest intact checkpoint in the work directory; begin where there is none.
-        devices: GPUs, or processes on the CPU. Each further one runs this program's command again.
+        resume: Go on from the newest intact checkpoint in the work directory, and begin where there is none; or the
+            path of the checkpoint to go on from, or of its work directory.
+        devices: GPUs, or processes on the CPU, of this machine. Each further one runs this program's command again,
+            unless torchrun or srun have started them all.
         accelerator: ``auto`` takes GPUs where there are any.
         console: Where the run tells how it goes; standard output by default.
 

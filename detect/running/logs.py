@@ -47,6 +47,7 @@ class RunLog:
         console: Where lines and the bar go.
         active: Whether this is the first process.
         more_boards: What makes boards beside TensorBoard's.
+        history: The log of the iterations done before; by default the one in ``work_dir``.
     """
 
     def __init__(
@@ -57,6 +58,7 @@ class RunLog:
         console: Console,
         active: bool = True,
         more_boards: Sequence[Callable[[], Board]] = (),
+        history: Path | None = None,
     ) -> None:
         self.work_dir = work_dir
         self.console = console
@@ -70,7 +72,7 @@ class RunLog:
         self._more_boards = more_boards
         self._first_iteration = first_iteration
         if first_iteration:
-            records, self._damaged = _read_log(work_dir / LOG_NAME)
+            records, self._damaged = _read_log(history or work_dir / LOG_NAME)
             self.records = [record for record in records if record["iteration"] <= first_iteration]
         self._bar = Progress(
             TextColumn("{task.description}"),

@@ -8,31 +8,69 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from detect.running.best import Evaluations
-from detect.running.state import checkpoint_path, newest_intact, point, set_damaged_aside, unpoint
+from detect.running.state import (
+    MANIFEST,
+    checkpoint_folders,
+    checkpoint_path,
+    newest_intact,
+    point,
+    problem_of,
+    set_damaged_aside,
+    unpoint,
+)
 from dpipe.errors import InputError
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
 
-def find_checkpoint(folder: Path, fabric: Fabric, notes: list[str]) -> Path | None:
-    """The newest intact checkpoint in a folder; all processes find the same.
+def find_checkpoint(folder: Path, start: bool | str | Path, fabric: Fabric, notes: list[str]) -> Path | None:
+    """The checkpoint that a run goes on from; all processes find the same.
 
     Args:
-        folder: The folder of checkpoints.
+        folder: The run's own folder of checkpoints.
+        start: True for the newest intact one in there; or the path of a checkpoint or of a work directory; False to
+            begin.
         fabric: Launched.
         notes: Gets a line where there is none.
 
     Raises:
-        InputError: If there are only damaged ones.
+        InputError: If what is asked for is not there, or damaged, or the folder has checkpoints that are no part of the
+            run up to it.
     """
-    checkpoint, damaged = newest_intact(folder) if fabric.is_global_zero else (None, [])
-    if damaged and checkpoint is None:
-        raise InputError(f"{damaged[0]}, and there is no other to go on from")
-    if fabric.is_global_zero and checkpoint is None:
-        notes.append(f"{folder}: no checkpoint yet, so training begins")
+    checkpoint = None
+    if fabric.is_global_zero and start is not False:
+        checkpoint = _newest(folder) if start is True else _named(Path(start), folder)
+        if checkpoint is None:
+            notes.append(f"{folder}: no checkpoint yet, so training begins")
     found: Path | None = fabric.broadcast(checkpoint)
     return found
+
+
+def _newest(folder: Path) -> Path | None:
+    checkpoint, damaged = newest_intact(folder)
+    if damaged and checkpoint is None:
+        raise InputError(f"{damaged[0]}, and there is no other to go on from")
+    return checkpoint
+
+
+def _named(path: Path, folder: Path) -> Path:
+    """The checkpoint of a path, with the name that it has in the run's folder if it is in there."""
+    checkpoint = path.resolve() if (path / MANIFEST).is_file() else _newest(path / folder.name)
+    if checkpoint is None or checkpoint.parent.name != folder.name:
+        raise InputError(f"{path}: expected a checkpoint of a run, such as its checkpoints/last, or its work directory")
+    problem = problem_of(checkpoint)
+    if problem is not None:
+        raise InputError(f"{path}: damaged ({problem})")
+    own = folder / checkpoint.name
+    checkpoint = own if own.is_dir() and own.samefile(checkpoint) else checkpoint
+    others = checkpoint_folders(folder)
+    if others and others[-1] != checkpoint:
+        raise InputError(
+            f"{folder.parent}: has {others[-1].name}, which a run that goes on from {path} would be mixed with; give "
+            "another --work-dir"
+        )
+    return checkpoint
 
 
 @contextmanager
@@ -54,19 +92,21 @@ def fitting(checkpoint: Path) -> Iterator[None]:
         ) from error
 
 
-def tidy(checkpoint: Path, evaluations: Evaluations, fabric: Fabric) -> list[str]:
+def tidy(folder: Path, checkpoint: Path, evaluations: Evaluations, fabric: Fabric) -> list[str]:
     """Sees to the other checkpoints when a run goes on from one; returns lines for the user.
 
     Args:
-        checkpoint: That one.
+        folder: The run's own folder of checkpoints.
+        checkpoint: The one that it goes on from, which may be elsewhere.
         evaluations: Those up to it; forgets which is best where that one's checkpoint is gone.
         fabric: Launched; all processes call this together.
     """
     notes: list[str] = []
-    folder, best, lost = checkpoint.parent, evaluations.best, False
+    best, lost = evaluations.best, False
     if fabric.is_global_zero:
         notes += set_damaged_aside(folder)
-        point(folder, "last", checkpoint)
+        if checkpoint.parent == folder:
+            point(folder, "last", checkpoint)
         if best is not None and not checkpoint_path(folder, best.iteration).is_dir():
             notes.append(
                 f"the best checkpoint, of iteration {best.iteration}, is not there; the next evaluation is best"

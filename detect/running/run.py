@@ -20,12 +20,13 @@ from rich.console import Console
 from torch import Tensor, nn
 
 from detect.config import Config, build_model
-from detect.data import train_loader
+from detect.data import check_masks, train_loader
 from detect.models.checkpoints import load_weights
 from detect.models.detectors import total_loss
 from detect.reporting.keeping import tidy_evaluations
 from detect.running.averages import Averages
 from detect.running.boards import Board, WeightsAndBiases
+from detect.running.compiling import compile_parts
 from detect.running.control import TrainingInterruptedError, iteration_seed
 from detect.running.disk import check_room, checkpoint_bytes
 from detect.running.logs import LOG_NAME, RunLog, logged_evaluation
@@ -59,7 +60,7 @@ class Run:
         validation_data: The validation set, of the same classes.
         fabric: Launched.
         received: Gets the numbers of signals that ask the run to stop.
-        resume: Whether to go on from a checkpoint.
+        resume: What to go on from; see :func:`detect.running.resuming.find_checkpoint`.
         console: Where the run tells how it goes.
 
     Attributes:
@@ -81,7 +82,7 @@ class Run:
         validation_data: CocoIndex,
         fabric: Fabric,
         received: list[int],
-        resume: bool,
+        resume: bool | str | Path,
         console: Console,
     ) -> None:
         self.config, self.fabric, self.received = config, fabric, received
@@ -94,13 +95,15 @@ class Run:
 
         if training_data.left_out_note:
             notes.append(f"{training_data.path}: {training_data.left_out_note}")
-        checkpoint = find_checkpoint(self.checkpoints, fabric, notes) if resume else None
+        checkpoint = find_checkpoint(self.checkpoints, resume, fabric, notes)
+        history = (checkpoint.parent.parent if checkpoint else work_dir) / LOG_NAME
         torch.manual_seed(config.train.seed)
         self.model = build_model(config, len(self.class_names), pretrained=checkpoint is None)
         if config.train.sync_bn:
             self.model = synchronise_norms(self.model, fabric.device, fabric.world_size)
         if not any(parameter.requires_grad for parameter in self.model.parameters()):
             raise InputError(f"{config.recipe.where(('model',))}: model: has no weights to train")
+        check_masks(training_data, self.model)
         self.validation = Validation(config, validation_data, self.model, fabric)
         state = None if checkpoint is None else load_state(checkpoint, self.model)
         if state is None and config.train.load_from is not None:
@@ -112,9 +115,10 @@ class Run:
         self.averages = Averages(fabric)
         self.loader = train_loader(config, training_data, fabric)
         self.average = None if config.train.ema is None else WeightAverage(self.model, config.train.ema)
+        if config.train.compile is not None:
+            compile_parts(self.model, config.train.compile)
         if checkpoint is not None and state is not None:
-            log = checkpoint.parent.parent / LOG_NAME
-            record = logged_evaluation(log, state.get("iteration", 0)) if fabric.is_global_zero else None
+            record = logged_evaluation(history, state.get("iteration", 0)) if fabric.is_global_zero else None
             with fitting(checkpoint):
                 self.load_state_dict(state, fabric.broadcast(record))
         if fabric.is_global_zero and self.epoch < config.train.epochs:
@@ -124,7 +128,7 @@ class Run:
         if fabric.is_global_zero:
             notes += write_setup(config, work_dir)
         if checkpoint is not None:
-            notes += tidy(checkpoint, self.validation.evaluations, fabric)
+            notes += tidy(self.checkpoints, checkpoint, self.validation.evaluations, fabric)
             change = self.validation.evaluations.change() if config.train.eval_every else None
             notes += [] if change is None else [change]
             notes.append(f"resumed from {checkpoint}: epoch {self.epoch}, iteration {self.iteration}")
@@ -133,7 +137,7 @@ class Run:
         if config.train.wandb is not None:
             recipe = config.model_dump(mode="json")
             boards.append(partial(WeightsAndBiases, config.train.wandb, work_dir, recipe, self.iteration))
-        self.log = RunLog(work_dir, self.iteration, self._total(), console, fabric.is_global_zero, boards)
+        self.log = RunLog(work_dir, self.iteration, self._total(), console, fabric.is_global_zero, boards, history)
         self.skipped = SkippedFiles(fabric, self.log)
         for note in notes:
             self.log.say(note)

@@ -32,6 +32,23 @@ PATIENCE_S = 10.0
 FAILURE, SEEN = "failure", "seen"
 
 
+def end_with_parent() -> None:
+    """Ends this process, which Fabric has started, when the first one is gone, also where it waits for that one.
+
+    A first process that is killed before there is a connection says nothing; the others would try to connect to it for
+    as long as PyTorch is willing to, which is half an hour.
+    """
+    parent = os.getppid()
+
+    def look() -> None:
+        while os.getppid() == parent:
+            time.sleep(POLL_S)
+        time.sleep(PATIENCE_S)  # in which a process that can end by itself does
+        os._exit(1)
+
+    threading.Thread(target=look, name="end-with-parent", daemon=True).start()
+
+
 @contextmanager
 def failing_together(fabric: Fabric, *regular: type[BaseException]) -> Iterator[None]:
     """Ends all processes when one leaves by an exception; that one alone raises it, with its line or its traceback.

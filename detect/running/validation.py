@@ -15,6 +15,7 @@ from detect.metrics.evaluating import check_kinds, default_kinds, evaluate_resul
 from detect.metrics.tables import class_tables, score_table
 from detect.reporting.keeping import keep_evaluation
 from detect.running.best import Evaluations, Measure
+from detect.running.compiling import not_compiled
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -87,7 +88,7 @@ class Validation:
         if self.fabric.world_size > 1:  # BatchNorm's statistics; the checkpoint has those of the first process
             for buffer in model.buffers():
                 torch.distributed.broadcast(buffer, 0)
-        with log.counting(len(self.data)) as count_images:
+        with not_compiled(self.config.train.compile), log.counting(len(self.data)) as count_images:
 
             def after_batch(count: int) -> None:
                 count_images(count)

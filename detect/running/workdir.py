@@ -17,7 +17,7 @@ from dpipe.files import check_writable, write_whole
 
 
 @contextmanager
-def prepared_work_dir(work_dir: Path, resume: bool) -> Iterator[None]:
+def prepared_work_dir(work_dir: Path, resume: bool | str | Path) -> Iterator[None]:
     """Makes the folders of a run, and takes those away again that nothing was written into when the run fails.
 
     Raises:

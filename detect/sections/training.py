@@ -33,6 +33,21 @@ class EarlyStopping(Section):
     min_delta: NotNegative = 0.0
 
 
+class Compile(Section):
+    """``torch.compile`` of backbone and neck; see ``detect.running.compiling``.
+
+    Attributes:
+        backend: PyTorch's name of what compiles.
+        mode: ``max-autotune-no-cudagraphs`` compiles for longer.
+        dynamic: Whether one compiled program is for images of all sizes; ``false``: each size has its own; ``null``:
+            the first size has its own, and another one is for all others.
+    """
+
+    backend: Annotated[str, Field(min_length=1)] = "inductor"
+    mode: Literal["default", "max-autotune-no-cudagraphs"] = "default"
+    dynamic: bool | None = None
+
+
 class Wandb(Section):
     """Weights & Biases, which gets the run's curves and recipe beside the log; the package must be installed.
 
@@ -67,6 +82,7 @@ class Train(Section):
         early_stopping: See :class:`EarlyStopping`; ``null``: the run goes through all its epochs.
         ema: See :class:`Ema`; what is evaluated and saved is the average then. ``null``: the weights themselves.
         wandb: See :class:`Wandb`; ``null``: not used.
+        compile: See :class:`Compile`; ``null``: nothing is compiled.
     """
 
     epochs: Annotated[int, Field(ge=1, le=10**6)]
@@ -84,6 +100,7 @@ class Train(Section):
     early_stopping: EarlyStopping | None = None
     ema: Ema | None = None
     wandb: Wandb | None = None
+    compile: Compile | None = None
 
     @field_validator("early_stopping")
     @classmethod

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import runpy
 import shutil
 import signal
 import subprocess
@@ -149,7 +150,52 @@ def test_a_killed_run_goes_on_to_the_same_bits(shapes, tmp_path, uninterrupted):
     process.kill()
     assert process.wait() == -signal.SIGKILL
     train(shapes.config(*OVERRIDES), work_dir, resume=True)
-    assert_same_bits(weights(work_dir), weights(uninterrupted))
+    # As the script that kills many runs compares them.
+    compared = runpy.run_path(str(Path(__file__).with_name("kill_runs.py")))["different_checkpoints"]
+    checkpoint = Path("checkpoints", "iter_00000012")
+    assert compared(work_dir / checkpoint, uninterrupted / checkpoint) == []
+    assert "weights/backbone.conv1.weight" in compared(
+        work_dir / checkpoint, uninterrupted / "checkpoints/iter_00000009"
+    )
+
+
+def test_a_run_goes_on_from_a_checkpoint_elsewhere(shapes, tiny, tmp_path, capsys):
+    options = (tiny, *OVERRIDES, "train.eval_every=1")
+    whole = train(shapes.config(*options), tmp_path / "whole")
+    before = read_log(tmp_path / "whole" / "train.jsonl")
+    earlier = whole.parent / "iter_00000009"
+    words = ["train", str(shapes.recipe), *options]
+    result = CliRunner().invoke(
+        app, [*words, "--resume-from", str(earlier), "--work-dir", str(tmp_path / "other")], catch_exceptions=False
+    )
+    assert result.exit_code == 0, result.output
+    assert f"resumed from {earlier}: epoch 2, iteration 9" in result.stdout
+    assert_same_bits(weights(tmp_path / "other"), weights(tmp_path / "whole"))
+    assert [folder.name for folder in checkpoint_folders(tmp_path / "other" / "checkpoints")] == ["iter_00000012"]
+    after = read_log(tmp_path / "other" / "train.jsonl")
+    assert [(record["kind"], record["iteration"]) for record in after] == [
+        (record["kind"], record["iteration"]) for record in before
+    ]
+    # A work directory stands for its newest checkpoint, and the run's own one is as --resume.
+    last = train(shapes.config(*options), tmp_path / "third", resume=tmp_path / "whole")
+    assert last.name == whole.name
+    train(shapes.config(*options, "train.epochs=4"), tmp_path / "whole", resume=whole.parent / "last")
+    assert checkpoint_folders(whole.parent)[-1].name == "iter_00000016"
+
+
+def test_checkpoints_that_a_run_cannot_go_on_from(shapes, tiny, tmp_path):
+    options = (tiny, *OVERRIDES)
+    last = train(shapes.config(*options), tmp_path / "run")
+    earlier = last.parent / "iter_00000009"
+    with pytest.raises(InputError, match=r"run: has iter_00000012, which a run that goes on from .*9 would be mixed"):
+        train(shapes.config(*options), tmp_path / "run", resume=earlier)
+    for path in (tmp_path / "nowhere", shapes.root, last / WEIGHTS):
+        with pytest.raises(InputError, match=f"{path}: expected a checkpoint of a run, such as its checkpoints/last"):
+            train(shapes.config(*options), tmp_path / "new", resume=path)
+    (earlier / STATE).write_bytes(b"damage")
+    with pytest.raises(InputError, match=f"{earlier}: damaged \\(state.pt is not what was written"):
+        train(shapes.config(*options), tmp_path / "new", resume=earlier)
+    assert not (tmp_path / "new").exists()
 
 
 def test_a_damaged_last_checkpoint_falls_back_to_the_one_before(shapes, tmp_path, capsys, uninterrupted):
@@ -416,10 +462,10 @@ def test_data_of_which_some_objects_have_masks_train_and_of_which_none_has_do_no
     train(config, tmp_path / "some")
     assert read_log(tmp_path / "some" / "train.jsonl")[0]["s0.loss_mask"] > 0
     shapes.edit("train.json", lambda content: [row.pop("segmentation", None) for row in content["annotations"]])
-    with pytest.raises(
-        InputError, match="its objects are boxes only, and so are all of its data set, but the model has mask heads"
-    ):
+    expected = r"train\.json: its objects are boxes only, but the model has mask heads; leave out roi_head\.mask_head"
+    with pytest.raises(InputError, match=expected):
         train(config, tmp_path / "none")
+    assert not (tmp_path / "none").exists()
     shapes.edit("train.json", lambda content: content["annotations"].clear())
     train(config, tmp_path / "nothing to find")  # images without objects are kept
     assert read_log(tmp_path / "nothing to find" / "train.jsonl")[0]["s0.loss_mask"] == 0

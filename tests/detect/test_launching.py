@@ -1,0 +1,153 @@
+"""Runs whose processes torchrun or SLURM's srun start, on one machine or several."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from detect.running.devices import Launcher, launched_rank, make_fabric
+from detect.running.state import WEIGHTS
+from detect.training import train
+from dpipe.errors import InputError
+
+TORCHRUN = {"TORCHELASTIC_RUN_ID": "none", "RANK": "5", "WORLD_SIZE": "8", "LOCAL_WORLD_SIZE": "4", "LOCAL_RANK": "1"}
+SRUN = {"SLURM_NTASKS": "6", "SLURM_NTASKS_PER_NODE": "3", "SLURM_PROCID": "4", "SLURM_LOCALID": "1"}
+NAMES = {*TORCHRUN, *SRUN, "SLURM_JOB_NAME", "SLURM_NODEID", "SLURM_NNODES"}
+# What one process does with batches of two, two do with one each: the gradient is a mean over images.
+RUN = ("train.epochs=2", "train.sync_bn=true", "data.train.repeat=2", "train.eval_every=2", "schedule.warmup_iters=0")
+
+
+@pytest.fixture
+def variables(monkeypatch):
+    """A function that sets the environment's variables of launchers, and no others of theirs."""
+
+    def arm(values: dict[str, str]) -> None:
+        for name in NAMES:
+            monkeypatch.delenv(name, raising=False)
+        for name, value in values.items():
+            monkeypatch.setenv(name, value)
+
+    return arm
+
+
+class TestLauncher:
+    def test_torchrun_and_srun_tell_rank_and_machines(self, variables):
+        variables(TORCHRUN)
+        assert Launcher.found() == Launcher("torchrun", rank=5, devices=4, nodes=2)
+        assert launched_rank() == 5
+        variables(SRUN)
+        assert Launcher.found() == Launcher("srun", rank=4, devices=3, nodes=2)
+        assert launched_rank() == 4
+        variables({**SRUN, **TORCHRUN})  # torchrun within a job
+        assert Launcher.found() == Launcher("torchrun", rank=5, devices=4, nodes=2)
+
+    @pytest.mark.parametrize(
+        "values",
+        [
+            {},
+            {"SLURM_NTASKS": "1", "SLURM_PROCID": "0"},
+            {**SRUN, "SLURM_JOB_NAME": "interactive", "SLURM_PROCID": "0"},
+        ],
+        ids=["nothing", "a job of one task", "a shell"],
+    )
+    def test_elsewhere_devices_start_processes(self, variables, values):
+        variables(values)
+        assert Launcher.found() is None
+        assert launched_rank() == 0
+        variables({**values, "LOCAL_RANK": "1"})  # as Fabric tells those that it starts
+        assert launched_rank() == 1
+
+    def test_mistakes_are_told(self, variables):
+        variables({**TORCHRUN, "WORLD_SIZE": "7"})
+        with pytest.raises(InputError, match="torchrun: has started 4 processes on this machine of 7 in all"):
+            Launcher.found()
+        variables({"SLURM_NTASKS": "6", "SLURM_PROCID": "0"})
+        with pytest.raises(InputError, match="srun: expected --ntasks-per-node"):
+            Launcher.found()
+        variables(TORCHRUN)
+        with pytest.raises(InputError, match=r"--devices 2: torchrun has started 4 processes on this machine; leave"):
+            make_fabric(2, "cpu", "32-true")
+
+    @pytest.mark.parametrize("devices", [1, 4])
+    def test_fabric_takes_what_was_started(self, variables, devices):
+        variables(TORCHRUN)
+        fabric = make_fabric(devices, "cpu", "32-true")
+        assert (fabric.world_size, fabric.global_rank, fabric.local_rank) == (8, 5, 1)
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def run_together(commands: list[list[str]], environments: list[dict[str, str]]) -> None:
+    processes = [
+        subprocess.Popen(
+            command,
+            env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for command, environment in zip(commands, environments, strict=True)
+    ]
+    outputs = [process.communicate(timeout=240)[0] for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], outputs
+
+
+@pytest.mark.parametrize("launcher", ["torchrun", "srun"])
+def test_two_machines_train_as_one_process_does_with_twice_the_batch(shapes, tiny, tmp_path, launcher):
+    alone = train(shapes.config(tiny, *RUN, "data.batch_size=2"), tmp_path / "alone")
+    words = ["-m", "detect", "train", str(shapes.recipe), tiny, *RUN, "data.batch_size=1", "--accelerator", "cpu"]
+    words += ["--work-dir", str(tmp_path / "two")]
+    port = str(free_port())
+    if launcher == "torchrun":
+        start = [sys.executable, "-m", "torch.distributed.run", "--nnodes", "2", "--nproc_per_node", "1"]
+        start += ["--master_addr", "127.0.0.1", "--master_port", port]
+        commands = [[*start, "--node_rank", str(rank), *words] for rank in range(2)]
+        environments: list[dict[str, str]] = [{}, {}]
+    else:
+        job = {"SLURM_NTASKS": "2", "SLURM_NTASKS_PER_NODE": "1", "SLURM_NNODES": "2", "SLURM_NODELIST": "127.0.0.1"}
+        job |= {"SLURM_JOB_NAME": "train", "SLURM_LOCALID": "0", "MASTER_PORT": port}
+        commands = [[sys.executable, *words]] * 2
+        environments = [{**job, "SLURM_PROCID": str(rank), "SLURM_NODEID": str(rank)} for rank in range(2)]
+    run_together(commands, environments)
+    for name, weight in load_file(alone / WEIGHTS).items():
+        two = load_file(Path(tmp_path / "two" / "checkpoints" / "last" / WEIGHTS))
+        torch.testing.assert_close(two[name], weight, rtol=1e-4, atol=1e-5)
+
+
+def test_a_process_that_fabric_has_started_ends_with_the_first_one(tmp_path):
+    child = (
+        "import time\n"
+        "from detect.running import together\n"
+        "from detect.running.devices import make_fabric\n"
+        "together.PATIENCE_S = 0\n"
+        "make_fabric(2, 'cpu', '32-true')\n"
+        "print('ready', flush=True)\n"
+        "time.sleep(100)  # as it would wait for a connection\n"
+    )
+    first = (
+        "import os, subprocess, sys, time\n"
+        f"child = subprocess.Popen([sys.executable, '-c', {child!r}], env={{**os.environ, 'LOCAL_RANK': '1'}})\n"
+        "time.sleep(100)\n"
+    )
+    process = subprocess.Popen([sys.executable, "-c", first], stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "ready\n"
+    process.kill()
+    # The pipe has its end when the other process, which inherited it, is gone as well.
+    began = time.monotonic()
+    assert process.stdout.read() == ""
+    assert time.monotonic() - began < 30
+    process.stdout.close()
+    process.wait()
