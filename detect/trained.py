@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 import orjson
+import torch
 from safetensors import SafetensorError, safe_open
 from torch import nn
 
@@ -125,8 +127,8 @@ def load_trained(
         say: See :func:`find_weights`; is also told which parts of the checkpoint the model has no use for.
 
     Raises:
-        InputError: If there is no such checkpoint, its weights do not fit the recipe's model, its classes are not the
-            data set's, or nothing tells the classes.
+        InputError: If there is no such checkpoint, its weights do not fit the recipe's model or are not finite, its
+            classes are not the data set's, or nothing tells the classes.
     """
     weights = find_weights(checkpoint, say)
     names, ids = read_classes(weights)
@@ -141,7 +143,19 @@ def load_trained(
     loaded = load_weights(model, weights, strict=True)
     if loaded.left_out:
         say(loaded.table(rows=2))
+    _check_finite(model, weights)
     return Trained(model.eval(), names, ids)
+
+
+def _check_finite(model: nn.Module, weights: Path) -> None:
+    """Raises InputError for weights that are NaN or infinite: such a model finds nothing, and does not say why."""
+    tensors = chain(model.named_parameters(), model.named_buffers())
+    wrong = [name for name, tensor in tensors if not torch.isfinite(tensor).all()]
+    if wrong:
+        raise InputError(
+            f"{weights}: holds weights that are NaN or infinite, in {len(wrong)} tensors such as {wrong[0]}; "
+            "the run that made it had diverged"
+        )
 
 
 def _from_recipe(

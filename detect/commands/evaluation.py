@@ -148,7 +148,8 @@ def evaluate_file(
         )
         from detect.metrics.evaluating import evaluate_results
 
-        _print(evaluate_results(results, annotations, _kinds(kinds), options), plain_console())
+        console = plain_console()
+        _print(evaluate_results(results, annotations, _kinds(kinds), options, say=console.print), console)
 
 
 def _kinds(names: Sequence[KindName] | None) -> list[Kind]:

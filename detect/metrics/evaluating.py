@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from detect.metrics.cityscapes import check_classes, evaluate_cityscapes, truth_files
@@ -22,6 +22,7 @@ def evaluate_results(
     kinds: Sequence[Kind] = (),
     options: Options = Options(),
     image_ids: Sequence[int] | None = None,
+    say: Callable[[str], None] = lambda line: None,
 ) -> list[Scores]:
     """Evaluates detections that are there already.
 
@@ -31,6 +32,7 @@ def evaluate_results(
         kinds: What is evaluated; by default ``bbox``, and ``segm`` where the results and all objects have masks.
         options: What can be chosen about the kinds.
         image_ids: Ids of the images that count; all where not given.
+        say: Is told where masks are left out without ``kinds``, as the results or the data set have none.
 
     Returns:
         The scores in the order of ``kinds``, each once.
@@ -46,8 +48,13 @@ def evaluate_results(
         check_ids(found, index)
     else:
         found = read_results(results, index)
-    chosen = dict.fromkeys(kinds or default_kinds(index, found)[0])
-    return [_evaluate(found, index, kind, options, image_ids) for kind in chosen]
+    if not kinds:
+        kinds, note = default_kinds(index, found)
+        if index.has_masks and found.masks is None and len(found):
+            note = "segm is not evaluated, as the results have no masks"
+        if note:
+            say(note)
+    return [_evaluate(found, index, kind, options, image_ids) for kind in dict.fromkeys(kinds)]
 
 
 def default_kinds(index: CocoIndex, results: Results, proposes: bool = False) -> tuple[tuple[Kind, ...], str]:
@@ -60,11 +67,11 @@ def default_kinds(index: CocoIndex, results: Results, proposes: bool = False) ->
 
     Returns:
         The kinds: ``proposal`` for proposals; else boxes, and masks where the results and all objects have them. And a
-        line for the user where masks are left out as only some objects have one, else an empty string.
+        line for the user where the results have masks that are left out, as objects have none, else an empty string.
     """
     if proposes:
         return ("proposal",), ""
-    if results.masks is None or not index.has_masks:
+    if results.masks is None:
         return ("bbox",), ""
     bare = len(objects_without_masks(index))
     if bare:

@@ -127,6 +127,17 @@ def test_test_writes_results_that_score_the_same(shapes, checkpoint, detect, tmp
     assert f"{100 * evaluation.stats[8]:.1f}" in result.stdout
 
 
+@pytest.mark.parametrize(("name", "value"), [("rpn_head.rpn_cls.bias", np.nan), ("backbone.bn1.running_var", np.inf)])
+def test_weights_that_are_no_numbers_are_refused(shapes, checkpoint, detect, tmp_path, name, value):
+    weights = load_file(checkpoint / WEIGHTS)
+    weights[name][-1] = value
+    torch.save({"meta": {"CLASSES": ("box", "disc")}, "state_dict": weights}, tmp_path / "diverged.pth")
+    told = f"{tmp_path / 'diverged.pth'}: holds weights that are NaN or infinite, in 1 tensors such as {name}"
+    assert_one_line(detect("test", shapes.recipe, tmp_path / "diverged.pth"), told)
+    words = ("predict", shapes.recipe, tmp_path / "diverged.pth", shapes.images[0], "-o", tmp_path / "out")
+    assert_one_line(detect(*words), told)
+
+
 @pytest.mark.parametrize("form", ["folder", "file", "work directory", "checkpoints", "last"])
 def test_a_checkpoint_is_found_by_any_of_its_names(checkpoint, form):
     folder = checkpoint.parent
@@ -376,6 +387,13 @@ class TestTwoProcesses:
     def test_train_and_evaluate(self, shapes, detect, tmp_path):
         work_dir = tmp_path / "run"
         overrides = ("data.batch_size=1", "train.epochs=1")
+        train = json.loads((shapes.root / "train.json").read_text())
+
+        def add(val):  # a third image: one process has two of them, the other one
+            val["images"].append(train["images"][0])
+            val["annotations"] += [row for row in train["annotations"] if row["image_id"] == val["images"][2]["id"]]
+
+        shapes.edit("val.json", add)
         done = self.run("train", shapes.recipe, *overrides, "--work-dir", work_dir)
         assert done.returncode == 0, done.stderr
         records = [json.loads(line) for line in (work_dir / "train.jsonl").read_text().splitlines()]
@@ -391,7 +409,9 @@ class TestTwoProcesses:
             assert scores.metrics == {name: records[-1][scores.kind][name] for name in scores.metrics}
         done = self.run("test", shapes.recipe, work_dir, "data.batch_size=1", "--out", two)
         assert done.returncode == 0, done.stderr
-        assert json.loads(one.read_text()) == json.loads(two.read_text())
+        rows = json.loads(one.read_text())
+        assert rows == json.loads(two.read_text())
+        assert {row["image_id"] for row in rows} == {1, 5, 6}
 
     def assert_one_failed(self, done: subprocess.CompletedProcess[str], *parts: str) -> None:
         assert done.returncode == 2, done.stderr

@@ -105,12 +105,17 @@ class TestEval:
         assert "Pascal VOC, area, IoU 0.5, boxes end with their last pixel, in percent" in inclusive.stdout
 
     def test_masks_where_both_have_them(self, files, run):
-        assert titles(run("eval", *files).stdout) == ["COCO bbox", "COCO segm"]
+        done = run("eval", *files)
+        assert titles(done.stdout) == ["COCO bbox", "COCO segm"]
+        assert "not evaluated" not in done.stdout
         results = [{**row} for row in json.loads(files[0].read_text())]
         for row in results:
             del row["segmentation"]
         files[0].write_text(json.dumps(results))
-        assert titles(run("eval", *files).stdout) == ["COCO bbox"]
+        done = run("eval", *files)
+        assert titles(done.stdout) == ["COCO bbox"]
+        assert done.stdout.startswith("segm is not evaluated, as the results have no masks\n")
+        assert "not evaluated" not in run("eval", *files, "--eval", "bbox").stdout
         assert_one_line(run("eval", *files, "--eval", "segm"), "the results have no masks")
         assert_one_line(run("eval", *files, "--eval", "bbox", "cityscapes"), "knows the classes person", "not class 3")
 
@@ -295,6 +300,14 @@ def test_kinds_by_default(random_case, save, load):
     kinds, note = default_kinds(save(truth), found)
     assert kinds == ("bbox",)
     assert f"as 1 of {len(truth['annotations'])} objects have no mask" in note
+    for annotation in truth["annotations"]:
+        annotation.pop("segmentation", None)
+    said: list[str] = []
+    index = save(truth)
+    assert [scores.kind for scores in evaluate_results(found, index, say=said.append)] == ["bbox"]
+    assert said == [
+        f"{index.path}: segm is not evaluated, as {len(index.labels)} of {len(index.labels)} objects have no mask"
+    ]
 
 
 def perfect(annotations: Path) -> list[dict]:
