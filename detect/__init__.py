@@ -11,6 +11,9 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from detect.analysis.analyzing import Analysis, analyze
+    from detect.analysis.comparing import Comparison, compare
+    from detect.analysis.writing import write_analysis
     from detect.config import Config, build_augment, build_model, load_config
     from detect.evaluation import evaluate
     from detect.metrics.evaluating import evaluate_results
@@ -30,6 +33,8 @@ if TYPE_CHECKING:
 # Imported when first asked for, so that the command line answers without PyTorch.
 _HOMES = {
     "MODELS": "detect.registry",
+    "Analysis": "detect.analysis.analyzing",
+    "Comparison": "detect.analysis.comparing",
     "Config": "detect.config",
     "Detections": "detect.models.detections",
     "Options": "detect.metrics.scores",
@@ -39,8 +44,10 @@ _HOMES = {
     "Scores": "detect.metrics.scores",
     "Trained": "detect.trained",
     "TrainingInterruptedError": "detect.running.control",
+    "analyze": "detect.analysis.analyzing",
     "build_augment": "detect.config",
     "build_model": "detect.config",
+    "compare": "detect.analysis.comparing",
     "evaluate": "detect.evaluation",
     "evaluate_results": "detect.metrics.evaluating",
     "load": "detect.predicting.predictor",
@@ -50,10 +57,13 @@ _HOMES = {
     "report": "detect.reporting.report",
     "train": "detect.training",
     "weighted_loss": "detect.models.losses",
+    "write_analysis": "detect.analysis.writing",
 }
 
 __all__ = [
     "MODELS",
+    "Analysis",
+    "Comparison",
     "Config",
     "Detections",
     "Options",
@@ -63,8 +73,10 @@ __all__ = [
     "Scores",
     "Trained",
     "TrainingInterruptedError",
+    "analyze",
     "build_augment",
     "build_model",
+    "compare",
     "evaluate",
     "evaluate_results",
     "load",
@@ -74,6 +86,7 @@ __all__ = [
     "report",
     "train",
     "weighted_loss",
+    "write_analysis",
 ]
 
 

@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from detect.commands.analyze import analyze
 from detect.commands.draw_anchors import draw_anchors
 from detect.commands.evaluation import EVAL_WORDS, KIND_WORDS, evaluate_file, evaluate_model
 from detect.commands.listing import describe, list_parts
@@ -83,6 +84,7 @@ def train_command(
 
 app.command("test", cls=several_values(KIND_WORDS))(evaluate_model)
 app.command("eval", cls=several_values(EVAL_WORDS))(evaluate_file)
+app.command("analyze")(analyze)
 
 
 app.command("predict", cls=several_values(SAVE_WORDS))(predict)
