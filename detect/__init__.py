@@ -1,8 +1,8 @@
 """A compact trainer for Cascade Mask R-CNN, Faster R-CNN and their family, from short YAML recipes.
 
-Each command has a function of its name: ``load_config``, ``train``, ``evaluate``, ``predict``; ``evaluate_results``
-scores what was predicted before, and ``load`` gives a model that finds objects in a program or notebook. Parts of one's
-own are registered with ``MODELS.register``; ``weighted_loss`` makes a loss of a function.
+Each command of ``detect`` is a function here (``docs/api.md``): ``train``, ``evaluate``, ``predict``, ``export`` and so
+on. ``load`` gives a model that finds objects in a program or notebook. Parts of one's own are registered with
+``MODELS.register``; ``weighted_loss`` makes a loss of a function.
 """
 
 from __future__ import annotations
@@ -15,7 +15,11 @@ if TYPE_CHECKING:
     from detect.analysis.comparing import Comparison, compare
     from detect.analysis.writing import write_analysis
     from detect.config import Config, build_augment, build_model, load_config
+    from detect.conversion import convert_checkpoint
     from detect.evaluation import evaluate
+    from detect.looking.anchor_pictures import draw_anchors
+    from detect.looking.listing import describe_part, list_parts
+    from detect.looking.summary import summarize
     from detect.metrics.evaluating import evaluate_results
     from detect.metrics.results import Results
     from detect.metrics.scores import Options, Scores
@@ -48,13 +52,18 @@ _HOMES = {
     "build_augment": "detect.config",
     "build_model": "detect.config",
     "compare": "detect.analysis.comparing",
+    "convert_checkpoint": "detect.conversion",
+    "describe_part": "detect.looking.listing",
+    "draw_anchors": "detect.looking.anchor_pictures",
     "evaluate": "detect.evaluation",
     "evaluate_results": "detect.metrics.evaluating",
+    "list_parts": "detect.looking.listing",
     "load": "detect.predicting.predictor",
     "load_config": "detect.config",
     "load_trained": "detect.trained",
     "predict": "detect.prediction",
     "report": "detect.reporting.report",
+    "summarize": "detect.looking.summary",
     "train": "detect.training",
     "weighted_loss": "detect.models.losses",
     "write_analysis": "detect.analysis.writing",
@@ -77,13 +86,18 @@ __all__ = [
     "build_augment",
     "build_model",
     "compare",
+    "convert_checkpoint",
+    "describe_part",
+    "draw_anchors",
     "evaluate",
     "evaluate_results",
+    "list_parts",
     "load",
     "load_config",
     "load_trained",
     "predict",
     "report",
+    "summarize",
     "train",
     "weighted_loss",
     "write_analysis",

@@ -155,6 +155,11 @@ def load_config(name_or_path: str | Path, overrides: Sequence[str] = ()) -> Conf
     return config
 
 
+def as_config(config: Config | str | Path) -> Config:
+    """A recipe: what was given, or what :func:`load_config` reads."""
+    return config if isinstance(config, Config) else load_config(config)
+
+
 def build_model(config: Config, num_classes: int, *, pretrained: bool = True) -> nn.Module:
     """Builds the recipe's model.
 

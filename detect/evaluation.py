@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import nn
 
-from detect.config import Config
+from detect.config import Config, as_config
 from detect.data import skipped_anywhere, usable_ids, val_index, val_loader
 from detect.metrics.evaluating import check_kinds, default_kinds, evaluate_results
 from detect.metrics.results import Results
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 
 def evaluate(
-    config: Config,
+    config: Config | str | Path,
     checkpoint: str | Path,
     kinds: Sequence[Kind] = (),
     *,
@@ -44,7 +44,7 @@ def evaluate(
     """Evaluates a checkpoint on the recipe's validation set.
 
     Args:
-        config: The recipe.
+        config: The recipe, or its file, or the name of a shipped one.
         checkpoint: A ``.safetensors`` or ``.pth`` file, a checkpoint folder, or a work directory.
         kinds: What is evaluated; by default what the recipe's ``evaluation.kinds`` says, else ``proposal`` for a model
             that only proposes, else ``bbox``, and ``segm`` where the model and the data set have masks.
@@ -61,6 +61,7 @@ def evaluate(
         InputError: For a data set, a checkpoint, an image or a device that cannot be used, one line for each; and where
             the data set or the model lacks what a kind needs.
     """
+    config = as_config(config)
     fabric = make_fabric(devices, accelerator, config.train.precision)
     first = launched_rank() == 0
 
@@ -133,7 +134,7 @@ def collect_results(
         batches: This process's batches, or several views of each, whose detections are merged.
         category_ids: The JSON's id of each label.
         fabric: Tells device, precision and processes.
-        on_images: Called after each batch with its number of images.
+        on_images: Called after each batch with about how many images all processes have seen since the last call.
 
     Returns:
         The results ordered by image id, on process 0; on the others those of the process itself.
@@ -146,7 +147,7 @@ def collect_results(
                 detections = detect_in_views(model, [(view.images, view.targets) for view in views])
             for target, found in zip(views[0].targets, detections, strict=True):
                 parts.append(Results.of_image(found, int(target.image_id), category_ids))
-            on_images(len(detections))
+            on_images(len(detections) * fabric.world_size)  # all go at about the same pace
     results = Results.concatenate(parts)
     if fabric.world_size > 1:
         shares: list[Any] | None = [None] * fabric.world_size if fabric.is_global_zero else None
@@ -170,4 +171,4 @@ def image_progress(total: int, console: Console | None, active: bool) -> Iterato
     columns = TextColumn("images"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
     with Progress(*columns, console=console, transient=True) as bar:
         task = bar.add_task("images", total=total)
-        yield lambda count: bar.advance(task, count)
+        yield lambda count: bar.update(task, completed=min(bar.tasks[0].completed + count, total))

@@ -12,7 +12,7 @@ from typing import Any
 import orjson
 from rich.console import Console
 
-from detect.config import Config
+from detect.config import Config, as_config
 from detect.evaluation import image_progress
 from detect.predicting.files import (
     FORMS,
@@ -37,20 +37,34 @@ from dpipe.files import check_writable
 
 
 @dataclass
-class Summary:
+class Predicted:
     """What a prediction on files came to.
 
     Attributes:
+        out: The output folder.
         images: How many images and frames were looked at.
         skipped: Files that could not be used, and why.
     """
 
+    out: Path
     images: int = 0
     skipped: dict[str, str] = field(default_factory=dict)
 
+    def results(self) -> list[dict[str, Any]]:
+        """The content of ``predictions.json``.
+
+        Raises:
+            InputError: If it is not there, as ``save`` was without ``coco``.
+        """
+        path = self.out / RESULTS_NAME
+        if not path.is_file():
+            raise InputError(f"{path}: is not there; save=['coco'] writes it")
+        results: list[dict[str, Any]] = orjson.loads(path.read_bytes())
+        return results
+
 
 def predict(
-    config: Config,
+    config: Config | str | Path,
     checkpoint: str | Path,
     images: Sequence[str | Path],
     out: str | Path,
@@ -62,48 +76,7 @@ def predict(
     tta: bool = False,
     accelerator: Accelerator = "auto",
     console: Console | None = None,
-) -> list[dict[str, Any]]:
-    """Finds objects in images and videos, as :func:`predict_files` does, and gives the results that it wrote.
-
-    Returns:
-        The content of ``predictions.json``; an empty list where ``save`` does without.
-
-    Raises:
-        InputError: See :func:`predict_files`.
-    """
-    predict_files(
-        config,
-        checkpoint,
-        images,
-        out,
-        score_thr=score_thr,
-        save=save,
-        batch_size=batch_size,
-        on_bad_sample=on_bad_sample,
-        tta=tta,
-        accelerator=accelerator,
-        console=console,
-    )
-    results: list[dict[str, Any]] = []
-    if "coco" in save:
-        results = orjson.loads(Path(out, RESULTS_NAME).read_bytes())
-    return results
-
-
-def predict_files(
-    config: Config,
-    checkpoint: str | Path,
-    inputs: Sequence[str | Path],
-    out: str | Path,
-    *,
-    score_thr: float = SCORE_THR,
-    save: Sequence[Form] = USUAL_FORMS,
-    batch_size: int | None = None,
-    on_bad_sample: OnBadSample | None = None,
-    tta: bool = False,
-    accelerator: Accelerator = "auto",
-    console: Console | None = None,
-) -> Summary:
+) -> Predicted:
     """Finds objects in images and videos, however many, and writes what was found.
 
     The output folder gets
@@ -118,9 +91,9 @@ def predict_files(
     proposes, are all of the one class ``object``.
 
     Args:
-        config: The recipe; its ``test_transforms`` are applied.
+        config: The recipe, or its file, or the name of a shipped one; its ``test_transforms`` are applied.
         checkpoint: A ``.safetensors`` or ``.pth`` file, its URL, a checkpoint folder, or a work directory.
-        inputs: Files, folders and patterns, see ``detect.predicting.inputs.find_files``.
+        images: Files, folders and patterns, images and videos, see ``detect.predicting.inputs.find_files``.
         out: The output folder.
         score_thr: Objects with a lower score are not drawn and not in LabelMe files; COCO results hold them.
         save: What is written.
@@ -131,28 +104,31 @@ def predict_files(
         accelerator: ``auto`` takes a GPU where there is one.
         console: Gets a line for each file, notes, and a progress bar if it is a terminal.
 
+    Returns:
+        How many images there were and which could not be used; its ``results()`` reads ``predictions.json``.
+
     Raises:
         InputError: For a checkpoint, an input or an output folder that cannot be used, one line for each; and where
             every input was skipped.
     """
-    out = Path(out)
+    config, out = as_config(config), Path(out)
     unknown = [name for name in save if name not in FORMS]
     if unknown or not save:
         raise InputError(f"save: expected some of {', '.join(FORMS)}, got {', '.join(map(str, unknown)) or 'none'}")
     say = say_nothing if console is None else console.print
-    paths = find_files(inputs)
+    paths = find_files(images)
     pictures = picture_paths(paths, out)
     skip = (on_bad_sample or config.data.on_bad_sample) == "skip"
     if not skip:
         check_files(paths)
     check_writable(out)
     predictor = load(config, checkpoint, tta=tta, accelerator=accelerator, say=say)
-    summary = Summary()
+    done = Predicted(out)
 
     def on_bad(error: BadSampleError) -> None:
         if not skip:
             raise error
-        summary.skipped[str(error.path)] = error.reason
+        done.skipped[str(error.path)] = error.reason
         say(f"skipped: {error}")
 
     labels = [out / LABELME_FOLDER / name for name in unique_names([f"{path.stem}.json" for path in paths])]
@@ -168,17 +144,17 @@ def predict_files(
             assert path is not None
             with writers[path].opened() as write:
                 for one in several:
-                    summary.images += 1
+                    done.images += 1
                     if coco is not None:
                         coco(one)
                     write(one)
                     advance(1)
             say(writers[path].line())
-        if not summary.images:
-            raise InputError(f"none of the {len(paths)} inputs can be used, such as {next(iter(summary.skipped))}")
-    if summary.skipped:
-        say(f"left out, as they cannot be used: {len(summary.skipped)} of {len(paths)} inputs")
-    return summary
+        if not done.images:
+            raise InputError(f"none of the {len(paths)} inputs can be used, such as {next(iter(done.skipped))}")
+    if done.skipped:
+        say(f"left out, as they cannot be used: {len(done.skipped)} of {len(paths)} inputs")
+    return done
 
 
 def _how_many(path: Path) -> int:

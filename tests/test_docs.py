@@ -188,13 +188,13 @@ def quoted(text: str) -> list[str]:
 
 
 def test_the_page_on_models_names_all_there_is_and_nothing_else() -> None:
-    from detect.looking.listing import KINDS, entries
+    from detect.looking.listing import KINDS, list_parts
 
     rows = tables((DOCS / "models.md").read_text())
     for kind in set(KINDS) - {"transform", "other part"}:
         heading = {"loss": "losses"}.get(kind, f"{kind}s")
         named = [quoted(row[0])[0] for row in rows[heading[0].upper() + heading[1:]]]
-        assert sorted(named) == sorted(entry.name for entry in entries() if entry.kind == kind)
+        assert sorted(named) == sorted(entry.name for entry in list_parts() if entry.kind == kind)
 
 
 def test_the_page_on_models_names_arguments_that_there_are() -> None:

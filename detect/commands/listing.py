@@ -27,9 +27,9 @@ def list_parts(
     with one_line_errors(debug):
         from dataclasses import asdict
 
-        from detect.looking.listing import entries
+        from detect.looking.listing import list_parts as listed
 
-        found = entries(wanted, config)
+        found = listed(wanted, config)
         if as_json:
             typer.echo(json.dumps([asdict(entry) for entry in found], indent=2, ensure_ascii=False))
             return

@@ -86,7 +86,7 @@ def predict(
         from detect.config import load_config
         from detect.predicting.files import USUAL_FORMS
         from detect.predicting.inputs import is_override
-        from detect.prediction import predict_files
+        from detect.prediction import predict as predict_files
 
         overrides = [word for word in inputs if is_override(word)]
         if len(overrides) == len(inputs):

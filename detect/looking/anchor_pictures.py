@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from rich.console import Console
 from torch import Tensor, nn
 
-from detect.config import Config, build_augment, build_model
+from detect.config import Config, as_config, build_augment, build_model
 from detect.data import train_index
 from detect.looking.dry_run import blank_image, dry_run
 from detect.models.prior_roles import IGNORED, NEGATIVE_ROLE, OUTSIDE, POSITIVE_ROLE, PriorRoles, TellsRoles
@@ -71,7 +71,7 @@ class Counts:
 
 
 def draw_anchors(
-    config: Config,
+    config: Config | str | Path,
     images: Sequence[str | Path],
     out: str | Path,
     *,
@@ -83,7 +83,7 @@ def draw_anchors(
     Images are resized as the recipe's ``test_transforms`` say, and sampling begins with the recipe's seed for each.
 
     Args:
-        config: The recipe.
+        config: The recipe, or its file, or the name of a shipped one.
         images: Image files that the annotations name.
         out: The folder of the pictures, which have the images' names.
         annotations: COCO JSON; the recipe's training set where not given.
@@ -96,6 +96,7 @@ def draw_anchors(
         InputError: If an image is not in the annotations or cannot be used, the folder cannot be written, or the
             model's dense head does not tell what its priors become.
     """
+    config = as_config(config)
     paths, out = [Path(image) for image in images], Path(out)
     index = train_index(config) if annotations is None else CocoIndex.load(annotations)
     numbers = _find(index, paths)

@@ -98,7 +98,7 @@ class Description:
     arguments: tuple[ArgumentHelp, ...]
 
 
-def entries(wanted: str = "", config: str | None = None) -> list[Entry]:
+def list_parts(wanted: str = "", config: str | None = None) -> list[Entry]:
     """Everything that a recipe can name, by kind and name.
 
     Args:

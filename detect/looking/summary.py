@@ -18,7 +18,7 @@ import msgspec
 import torch
 from torch import Tensor, nn
 
-from detect.config import Config, build_augment, build_model
+from detect.config import Config, as_config, build_augment, build_model
 from detect.looking.dry_run import blank_image, dry_run, landscape_size, round_up
 from detect.models.arguments import BBOX_HEAD
 from dpipe.errors import InputError
@@ -70,17 +70,18 @@ class Summary:
     num_proposals: int | None
 
 
-def summarize(config: Config, *, size: Size | None = None, depth: int = 2) -> Summary:
+def summarize(config: Config | str | Path, *, size: Size | None = None, depth: int = 2) -> Summary:
     """Builds a recipe's model without any weights from elsewhere and runs it on a blank image.
 
     Args:
-        config: The recipe.
+        config: The recipe, or its file, or the name of a shipped one.
         size: Height and width of the image instead of the recipe's.
         depth: Levels of modules below the model.
 
     Raises:
         InputError: If the model cannot be built, cannot be run at that size, or nothing tells the size.
     """
+    config = as_config(config)
     augment = build_augment(config, train=False)
     size = size or landscape_size(augment)
     if size is None:

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from detect.config import Config, load_config
+from detect.config import Config, as_config
 from detect.predicting.inputs import OnBad, Source, source_of
 from detect.predicting.predictions import Predictions
 from detect.predicting.views import build_views, check_mergeable, detect_in_views
@@ -56,8 +56,7 @@ def load(
     Raises:
         InputError: For a recipe, a checkpoint or a device that cannot be used.
     """
-    if not isinstance(config, Config):
-        config = load_config(config)
+    config = as_config(config)
     fabric = make_fabric(1, accelerator, config.train.precision)
     return Predictor(config, load_trained(config, checkpoint, say=say), fabric, tta=tta)
 

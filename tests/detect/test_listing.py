@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 from detect.cli import app
 from detect.looking.docstrings import parse_docstring
-from detect.looking.listing import describe_part, entries
+from detect.looking.listing import describe_part, list_parts
 from detect.registry import MODELS
 from dpipe.recipes import shipped_recipes
 from dpipe.registry import TRANSFORMS
@@ -45,7 +45,7 @@ def run(*arguments: str):
 
 
 def test_everything_is_listed_with_a_line_of_its_own_and_a_kind():
-    found = entries()
+    found = list_parts()
     names = {entry.name for entry in found}
     assert names == {*MODELS.names(), *TRANSFORMS.names(), *shipped_recipes()}
     assert all(entry.summary and "\n" not in entry.summary for entry in found)
@@ -182,7 +182,7 @@ def test_describe_knows_limits_dataclasses_and_open_constructors(tmp_path, monke
 
 
 def test_kinds_are_listed_from_the_whole_to_its_parts():
-    kinds = list(dict.fromkeys(entry.kind for entry in entries()))
+    kinds = list(dict.fromkeys(entry.kind for entry in list_parts()))
     assert kinds[:4] == ["detector", "backbone", "neck", "dense head"]
     assert kinds[-2:] == ["transform", "recipe"]
 

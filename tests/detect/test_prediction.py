@@ -22,7 +22,6 @@ from detect.predicting.inputs import Source
 from detect.predicting.labelme import labelme_file
 from detect.predicting.predictions import Predictions
 from detect.predicting.videos import frames_of, video_info, whole_video
-from detect.prediction import predict_files
 from detect.running.state import ModelInfo, save_checkpoint
 from dpipe.errors import BadSampleError, InputError
 from dpipe.polygons import Polygons
@@ -317,10 +316,14 @@ class TestFiles:
 
     def test_the_function_gives_what_it_wrote(self, shapes, checkpoint, tmp_path):
         config = shapes.config()
-        results = detect.predict(config, checkpoint, shapes.images[:1], tmp_path)
+        done = detect.predict(config, checkpoint, shapes.images[:1], tmp_path)
+        assert (done.images, done.skipped) == (1, {})
+        results = done.results()
         assert results == json.loads((tmp_path / "predictions.json").read_text())
         assert results == detect.load(config, checkpoint).predict(shapes.images[0]).to_coco()
-        assert detect.predict(config, checkpoint, shapes.images[:1], tmp_path, save=["pictures"]) == []
+        done = detect.predict(config, checkpoint, shapes.images[:1], tmp_path / "pictures", save=["pictures"])
+        with pytest.raises(InputError, match=r"predictions\.json: is not there; save=\['coco'\] writes it"):
+            done.results()
         for save in ([], ["jpeg"]):
             with pytest.raises(InputError, match="save: expected some of pictures, coco, labelme"):
                 detect.predict(config, checkpoint, shapes.images[:1], tmp_path, save=save)
@@ -374,7 +377,7 @@ class TestFiles:
 
         monkeypatch.setattr(Predictions, "draw", broken_off)
         with pytest.raises(KeyboardInterrupt):
-            predict_files(shapes.config(), checkpoint, [shapes.images[0], clip], tmp_path / "out")
+            detect.predict(shapes.config(), checkpoint, [shapes.images[0], clip], tmp_path / "out")
         assert [path.name for path in (tmp_path / "out").iterdir()] == ["00.png"]
 
     def test_no_picture_of_a_video_replaces_it(self, shapes, checkpoint, tmp_path):

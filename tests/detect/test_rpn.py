@@ -177,7 +177,7 @@ def test_proposals_are_drawn_as_objects_of_no_class(shapes, tmp_path):
     torch.manual_seed(0)
     info = ModelInfo(("box", "disc"), (4, 9), config.to_yaml(), 0, 0)
     checkpoint = save_checkpoint(tmp_path, build_model(config, 2), {}, info)
-    results = predict(config, checkpoint, shapes.images[:1], tmp_path / "out")
+    results = predict(config, checkpoint, shapes.images[:1], tmp_path / "out").results()
     assert results
     assert {(found["category_id"], found["category_name"]) for found in results} == {(1, "object")}
     categories = json.loads((tmp_path / "out" / "images.json").read_text())["categories"]
