@@ -20,6 +20,7 @@ from converters.cityscapes.labels import chosen_labels
 from converters.cityscapes.layout import ENDINGS, ImagePair, Labels, find_pairs, find_parts
 from converters.errors import ConversionError
 from converters.reading.archives import Place
+from converters.reading.images import memory_kept
 from converters.report import ConversionReport, SplitSummary, counted
 from converters.running.runner import OnError, map_files
 from converters.running.signals import exit_on_sigterm
@@ -109,6 +110,7 @@ def convert_cityscapes(
             from converters.running.journal import Journal
 
             journal = stack.enter_context(Journal(output / JOURNAL_NAME, _described(choices), files_of, Converted))
+        stack.enter_context(memory_kept())
         results, skipped = map_files(
             functools.partial(convert_pair, choices=choices),
             [pair for of_split in pairs.values() for pair in of_split],

@@ -26,6 +26,8 @@ from converters.running.worker import Outcome
 
 # While a worker is busy with one group, the next one waits in its pipe.
 GROUPS_AHEAD = 2
+# Of Pillow, read when it is imported; what it is good for is told at ``converters.reading.images.memory_kept``.
+BLOCKS_KEPT = {"PILLOW_BLOCKS_MAX": "4"}
 PROGRAM = "import sys; sys.path[:] = {path!r}; from converters.running.worker import main; main()"
 
 
@@ -163,6 +165,7 @@ class _Pool:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
+            env={**BLOCKS_KEPT, **os.environ},
         )
 
     def _serve(self, requests: IO[bytes], results: IO[bytes], waiting: deque[int]) -> None:

@@ -21,8 +21,7 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 OnError = Literal["fail", "skip"]
 
-# Items are handed out in groups, so that passing them costs little; a process is not worth its start for less than one
-# group.
+# Items are handed out in groups, so that passing them costs little.
 ITEMS_PER_GROUP = 8
 KILLED = 9  # the number of SIGKILL, which not every system names
 
@@ -41,6 +40,7 @@ def map_files(
     on_error: OnError = "fail",
     show_progress: bool = False,
     group_size: int = ITEMS_PER_GROUP,
+    least_per_process: int = ITEMS_PER_GROUP,
     journal: Journal[Item, Result] | None = None,
 ) -> tuple[list[Result | None], list[str]]:
     """Applies a function to every item and keeps their order, whatever the number of processes.
@@ -54,6 +54,7 @@ def map_files(
         on_error: ``"fail"`` ends with the first error, in the order of the items; ``"skip"`` goes on.
         show_progress: Whether to show progress on stderr.
         group_size: How many items are handed out at a time: some milliseconds of work.
+        least_per_process: How many items are worth the start of a process, which takes a tenth of a second.
         journal: Has the results of an earlier run, which are taken from there, and takes those of this one.
 
     Returns:
@@ -76,7 +77,8 @@ def map_files(
         left = [number for number in left if results[number] is None]
     groups = [left[i : i + group_size] for i in range(0, len(left), group_size)]
     work = [[items[number] for number in group] for group in groups]
-    outcomes = _outcomes(function, work, min(nproc or available_cores(), len(groups)), name_of)
+    workers = min(nproc or available_cores(), len(left) // least_per_process)
+    outcomes = _outcomes(function, work, workers, name_of)
     with progress(title, len(items), shown=show_progress) as advance, closing(outcomes):
         if len(left) < len(items):
             advance(len(items) - len(left))

@@ -27,6 +27,7 @@ def find_classes(
     nproc: int | None = None,
     show_progress: bool = False,
     group_size: int = ITEMS_PER_GROUP,
+    least_per_process: int = ITEMS_PER_GROUP,
 ) -> tuple[list[str], list[str]]:
     """Collects the classes of all annotation files of some years.
 
@@ -37,6 +38,7 @@ def find_classes(
         nproc: Number of processes.
         show_progress: Whether to show progress on stderr.
         group_size: How many files are handed to a process at a time.
+        least_per_process: How many files are worth the start of a process.
 
     Returns:
         The classes in the order of their category ids, all 20 of Pascal VOC or, where another name occurs, the names
@@ -52,6 +54,7 @@ def find_classes(
         on_error="skip",
         show_progress=show_progress,
         group_size=group_size,
+        least_per_process=least_per_process,
     )
     names = set().union(*known.values(), *(of_file for of_file in found if of_file is not None))
     unread = [file for file, of_file in zip(others, found, strict=True) if of_file is None]

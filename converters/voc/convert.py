@@ -38,6 +38,8 @@ from converters.writing.coco_json import Document, writable_folder, write_docume
 DEFAULT_ROOT = Path("data/VOCdevkit")
 JOURNAL_NAME = ".voc.resume"
 IMAGES_PER_GROUP = 64
+FILES_PER_PROCESS = 5000
+"""So many annotation files, without masks, take as long as a process takes to start."""
 
 
 def convert_voc(
@@ -93,6 +95,7 @@ def convert_voc(
         return ConversionReport([_planned(split, output) for split in found], notes=notes, planned=True)
     # An image is converted once, however many splits it is in (train and trainval, say).
     images = list({image.annotation: image for split in found for image in split.images}.values())
+    with_masks = any(image.masks for image in images)
     convert = functools.partial(convert_image, box_origin=box_origin, outline=outline, strict=strict)
     with ExitStack() as stack:
         stack.enter_context(exit_on_sigterm())
@@ -103,6 +106,10 @@ def convert_voc(
 
             options = f"voc {box_origin} {outline is not None} {strict}"
             journal = stack.enter_context(Journal(output / JOURNAL_NAME, options, files_of, Converted))
+        if with_masks:
+            from converters.reading.images import memory_kept
+
+            stack.enter_context(memory_kept())
         results, skipped = map_files(
             convert,
             images,
@@ -112,6 +119,7 @@ def convert_voc(
             on_error=on_error,
             show_progress=show_progress,
             group_size=IMAGES_PER_GROUP,
+            least_per_process=IMAGES_PER_GROUP if with_masks else FILES_PER_PROCESS,
             journal=journal,
         )
         converted = {
@@ -124,6 +132,7 @@ def convert_voc(
             nproc=nproc,
             show_progress=show_progress,
             group_size=IMAGES_PER_GROUP,
+            least_per_process=FILES_PER_PROCESS,
         )
         documents = make_documents(place, output, found, converted, skipped, classes)
         replaced = write_documents(documents)

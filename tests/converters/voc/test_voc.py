@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import sys
 import xml.etree.ElementTree as ElementTree
 
@@ -256,14 +257,28 @@ def test_images_of_other_formats(write_voc, voc_object_xml, tmp_path, endings, c
     assert image["file_name"] == f"VOC2012/JPEGImages/a{chosen}"
 
 
-def test_files_are_the_same_whatever_nproc(write_voc, voc_object_xml, tmp_path):
+def test_files_are_the_same_whatever_nproc(write_voc, voc_object_xml, tmp_path, monkeypatch):
+    monkeypatch.setattr("converters.voc.convert.IMAGES_PER_GROUP", 4)
+    monkeypatch.setattr("converters.voc.convert.FILES_PER_PROCESS", 4)
+    started = []
+    start = subprocess.Popen
+    monkeypatch.setattr("subprocess.Popen", lambda *args, **options: started.append(args) or start(*args, **options))
     names = [f"i{number:02d}" for number in range(20)]
     images = {name: voc_object_xml("dog", (1 + n, 1, 20 + n, 9)) for n, name in enumerate(names)}
     root = write_voc(images, {"train": names[::-1], "val": names[:3]})
-    for nproc in (1, 2, 3):
+    for nproc, processes in ((1, 0), (2, 2), (3, 3)):
+        del started[:]
         convert(root, tmp_path / str(nproc), nproc=nproc)
+        assert len(started) == processes
     for file in ("voc_2012_train.json", "voc_2012_val.json"):
         assert len({(tmp_path / str(nproc) / file).read_bytes() for nproc in (1, 2, 3)}) == 1
+
+
+def test_few_annotations_without_masks_are_not_worth_a_process(write_voc, voc_object_xml, tmp_path, monkeypatch):
+    monkeypatch.setattr("subprocess.Popen", lambda *args, **options: pytest.fail("a process was started"))
+    root = write_voc({f"i{n:03d}": voc_object_xml("dog", (1, 1, 20, 9)) for n in range(200)}, {"train": ["i000"]})
+    for splits in (["train"], None):
+        convert(root, tmp_path / "out", splits=splits, nproc=2)
 
 
 def annotation_of(root):

@@ -43,7 +43,9 @@ def test_years_apart(two_years, tmp_path):
 
 
 @pytest.mark.parametrize("nproc", [1, 2])
-def test_archives_give_the_same_as_the_folder(two_years, tmp_path, nproc):
+def test_archives_give_the_same_as_the_folder(two_years, tmp_path, nproc, monkeypatch):
+    monkeypatch.setattr("converters.voc.convert.IMAGES_PER_GROUP", 1)
+    monkeypatch.setattr("converters.voc.convert.FILES_PER_PROCESS", 1)
     _, expected = convert(two_years, tmp_path / "out")
     assert names(expected["voc_2007_test.json"]) == ["VOC2007/JPEGImages/u.jpg", "VOC2007/JPEGImages/t.jpg"]
     archives = tmp_path / "archives"
