@@ -18,7 +18,7 @@ from lightning_fabric.plugins.environments import (
     TorchElasticEnvironment,
 )
 
-from detect.running.together import end_with_parent
+from detect.running.together import end_with_first_process
 from dpipe.errors import InputError
 
 Accelerator = Literal["auto", "cpu", "cuda"]
@@ -103,8 +103,8 @@ def make_fabric(devices: int, accelerator: Accelerator, precision: str) -> Fabri
         raise InputError(f"--devices {devices}: this machine has {torch.cuda.device_count()} CUDA devices")
     if accelerator == "cpu" and precision == "16-mixed":
         raise InputError("train.precision: 16-mixed needs a GPU; on the CPU take 32-true or bf16-mixed")
-    if launcher is None and launched_rank():
-        end_with_parent()
+    if launcher is None:
+        end_with_first_process(launched_rank())
     return Fabric(
         accelerator=accelerator,
         devices=devices,

@@ -8,7 +8,7 @@ import math
 import os
 import platform
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from datetime import timedelta
 from pathlib import Path
@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from rich.console import Console, RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.text import Text
 
 from detect.metrics.scores import Scores, main_of_record
 from detect.running.boards import Board, TensorBoard
@@ -74,7 +75,7 @@ class RunLog:
         if first_iteration:
             records, self._damaged = _read_log(history or work_dir / LOG_NAME)
             self.records = [record for record in records if record["iteration"] <= first_iteration]
-        self._bar = Progress(
+        self._bar = _Bar(
             TextColumn("{task.description}"),
             BarColumn(),
             MofNCompleteColumn(),
@@ -126,9 +127,15 @@ class RunLog:
         if not self.active:
             yield lambda count: None
             return
-        task = self._bar.add_task("evaluation", total=images, eta="")
+        task, seen = self._bar.add_task("evaluation", total=images, eta=""), 0
+
+        def on_images(count: int) -> None:
+            nonlocal seen
+            seen = min(seen + count, images)
+            self._bar.update(task, completed=seen)
+
         try:
-            yield lambda count: self._bar.advance(task, count)
+            yield on_images
         finally:
             self._bar.remove_task(task)
 
@@ -162,19 +169,20 @@ class RunLog:
         record = {"kind": "train", "epoch": epoch, "iteration": iteration, "lr": lr, **values, **times}
         if group_lrs:
             record["group_lrs"] = dict(group_lrs)
-        memory = ""
-        if torch.cuda.is_initialized():
-            record["memory_mib"] = torch.cuda.max_memory_allocated() >> 20
-            memory = f"  mem {record['memory_mib']} MiB"
+        memory = peak_memory_mib()
+        if memory is not None:
+            record["memory_mib"] = memory
         self._write(record)
         rates = {"lr": lr, **{f"lr {pattern}": group_lr for pattern, group_lr in group_lrs.items()}}
         self._scalars("train/", {**values, **rates}, iteration)
-        self._bar.update(self._task, description=f"epoch {epoch}/{epochs}", eta=eta)
         others = "".join(f"  lr of {pattern} {group_lr:.3e}" for pattern, group_lr in group_lrs.items())
-        self.say(
-            f"epoch {epoch}/{epochs}  iter {iteration}/{self.total}  lr {lr:.3e}{others}  {_numbers(values)}"
-            f"  data {data:.3f}s  time {step:.3f}s{memory}  eta {eta}"
-        )
+        told_memory = "" if memory is None else f"  mem {memory} MiB"
+        told = f"lr {lr:.3e}{others}  {_numbers(values)}  data {data:.3f}s  time {step:.3f}s{told_memory}"
+        if self.console.is_terminal:
+            self._bar.update(self._task, description=f"epoch {epoch}/{epochs}", eta=eta)
+            self._bar.told = told
+        else:
+            self.say(f"epoch {epoch}/{epochs}  iter {iteration}/{self.total}  {told}  eta {eta}")
 
     def epoch(self, epoch: int, epochs: int, iteration: int, values: Mapping[str, float]) -> None:
         """Logs the means of a whole epoch.
@@ -216,6 +224,34 @@ class RunLog:
     def _scalars(self, prefix: str, values: Mapping[str, float], iteration: int) -> None:
         for board in self._boards:
             board.scalars({f"{prefix}{name}": value for name, value in values.items()}, iteration)
+
+
+class _Bar(Progress):
+    """A bar with a line beneath it.
+
+    Attributes:
+        told: The line; as many as it takes where the terminal is narrow.
+    """
+
+    told = ""
+
+    def get_renderables(self) -> Iterable[RenderableType]:
+        """The bars, then the line."""
+        yield from super().get_renderables()
+        if self.told:
+            yield Text(self.told, style="dim")
+
+
+def peak_memory_mib() -> int | None:
+    """The most memory that this run had so far: of the GPU where there is one, else of the process; None on Windows."""
+    if torch.cuda.is_initialized():
+        return torch.cuda.max_memory_allocated() >> 20
+    if sys.platform == "win32":
+        return None
+    import resource
+
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit >> 20
 
 
 def _numbers(values: Mapping[str, float]) -> str:

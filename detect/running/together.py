@@ -29,24 +29,31 @@ GRACE_S = 1.0
 """How long the first process waits for another to print why it failed."""
 PATIENCE_S = 10.0
 """How long the others wait for the first process to end."""
+FIRST_PROCESS = "DETECT_FIRST_PROCESS"
 FAILURE, SEEN = "failure", "seen"
 
 
-def end_with_parent() -> None:
-    """Ends this process, which Fabric has started, when the first one is gone, also where it waits for that one.
+def end_with_first_process(rank: int) -> None:
+    """Has processes that Fabric starts end when the first one, their parent, is gone, also where they wait for it.
 
     A first process that is killed before there is a connection says nothing; the others would try to connect to it for
     as long as PyTorch is willing to, which is half an hour.
+
+    Args:
+        rank: This process's number; the first one leaves its id to those that it starts.
     """
-    parent = os.getppid()
+    if rank == 0:
+        os.environ[FIRST_PROCESS] = str(os.getpid())
+        return
+    first = int(os.environ.get(FIRST_PROCESS, os.getppid()))
 
     def look() -> None:
-        while os.getppid() == parent:
+        while os.getppid() == first:
             time.sleep(POLL_S)
         time.sleep(PATIENCE_S)  # in which a process that can end by itself does
         os._exit(1)
 
-    threading.Thread(target=look, name="end-with-parent", daemon=True).start()
+    threading.Thread(target=look, name="end-with-first-process", daemon=True).start()
 
 
 @contextmanager

@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from itertools import pairwise
 from typing import Annotated, Any, Literal
 
 from pydantic import Discriminator, Field, Tag, ValidationInfo, field_validator
 
 from detect.sections.section import BelowOne, Count, CountOrZero, NotNegative, Positive, Section, Share, mistake
+from dpipe.building.problems import shorten
 
 
 class ParameterGroup(Section):
@@ -130,6 +132,13 @@ class MultiStepSection(ScheduleSection):
     by: Literal["epoch", "iteration"] = "epoch"
     steps: list[Count] = Field(default_factory=list)
     gamma: Annotated[float, Field(gt=0, le=1)] = 0.1
+
+    @field_validator("steps")
+    @classmethod
+    def _rise(cls, steps: list[int]) -> list[int]:
+        if any(second <= first for first, second in pairwise(steps)):
+            raise mistake(f"expected numbers that rise, got {shorten(steps)}")
+        return steps
 
 
 class StepSection(ScheduleSection):

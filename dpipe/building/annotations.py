@@ -178,6 +178,8 @@ def explain(error: ErrorDetails) -> str:
         expected = f"expected {EXPECTED[error['type']]}"
     elif error["type"] == "too_short":
         expected = f"expected a list{_length(error['ctx']['min_length'], None)}"
+    elif error["type"] == "string_too_short":
+        expected = "expected a string that is not empty"
     elif error["type"] == "too_long":
         expected = f"expected a list{_length(0, error['ctx']['max_length'])}"
     else:

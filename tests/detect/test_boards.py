@@ -148,7 +148,7 @@ def test_where_it_is_missing_it_is_told_before_anything_is_written(shapes, tmp_p
     ("override", "message"),
     [
         ("train.wandb={}", "train.wandb: the key 'project' is missing"),
-        ('train.wandb={project: ""}', "train.wandb.project: string should have at least 1 character"),
+        ('train.wandb={project: ""}', "train.wandb.project: expected a string that is not empty"),
         ("train.wandb={project: a, mode: online}", "train.wandb.mode: unknown key"),
     ],
 )

@@ -126,19 +126,24 @@ def test_two_machines_train_as_one_process_does_with_twice_the_batch(shapes, tin
         torch.testing.assert_close(two[name], weight, rtol=1e-4, atol=1e-5)
 
 
-def test_a_process_that_fabric_has_started_ends_with_the_first_one(tmp_path):
-    child = (
+@pytest.mark.parametrize("early", [False, True])
+def test_a_process_that_fabric_has_started_ends_with_the_first_one(tmp_path, early):
+    said = "print('ready', flush=True)\n"
+    other = (
         "import time\n"
         "from detect.running import together\n"
         "from detect.running.devices import make_fabric\n"
         "together.PATIENCE_S = 0\n"
+        f"{said + 'time.sleep(1)' if early else ''}\n"
         "make_fabric(2, 'cpu', '32-true')\n"
-        "print('ready', flush=True)\n"
+        f"{'' if early else said}"
         "time.sleep(100)  # as it would wait for a connection\n"
     )
     first = (
         "import os, subprocess, sys, time\n"
-        f"child = subprocess.Popen([sys.executable, '-c', {child!r}], env={{**os.environ, 'LOCAL_RANK': '1'}})\n"
+        "from detect.running.together import end_with_first_process\n"
+        "end_with_first_process(0)\n"
+        f"subprocess.Popen([sys.executable, '-c', {other!r}], env={{**os.environ, 'LOCAL_RANK': '1'}})\n"
         "time.sleep(100)\n"
     )
     process = subprocess.Popen([sys.executable, "-c", first], stdout=subprocess.PIPE, text=True)

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import io
 import json
+import re
+from pathlib import Path
 
 import pytest
+import torch
 from rich.console import Console
 
 from detect.metrics.scores import Scores
+from detect.running import logs
 from detect.running.logs import LOG_NAME, RunLog, logged_evaluation, read_log
 
 
@@ -21,18 +25,49 @@ def log_one(log: RunLog, iteration: int) -> None:
     log.training(1, 2, iteration, 0.01, {}, {"loss": 2.5, "loss_rpn_cls": 0.5}, data=0.25, step=3.0)
 
 
-@pytest.mark.parametrize("terminal", [False, True])
-def test_lines_tell_losses_times_and_what_is_left(tmp_path, terminal):
-    console = make_console(terminal)
+TOLD = "lr 1.000e-02  loss 2.5000  loss_rpn_cls 0.5000  data 0.250s  time 3.000s  mem 321 MiB"
+
+
+def test_lines_tell_losses_times_memory_and_what_is_left(tmp_path, monkeypatch):
+    monkeypatch.setattr(logs, "peak_memory_mib", lambda: 321)
+    console = make_console(False)
     log = RunLog(tmp_path, 0, 100, console)
     with log.running():
         log_one(log, 20)
         with log.counting(5) as on_images:
             on_images(5)
+    assert console.file.getvalue() == f"epoch 1/2  iter 20/100  {TOLD}  eta 0:04:00\n"
+    (record,) = read_log(tmp_path / LOG_NAME)
+    assert record["memory_mib"] == 321
+
+
+def test_a_terminal_has_all_of_it_in_the_bar(tmp_path, monkeypatch):
+    monkeypatch.setattr(logs, "peak_memory_mib", lambda: 321)
+    console = make_console(True)
+    console.width = 200
+    log = RunLog(tmp_path, 19, 100, console)
+    with log.running():
+        log_one(log, 20)
+        log._bar.refresh()
+        with log.counting(5) as on_images:
+            for _ in range(3):
+                on_images(2)  # of two processes, the last of which has seen one
+            log._bar.refresh()
     printed = console.file.getvalue()
-    assert "epoch 1/2  iter 20/100  lr 1.000e-02  loss 2.5000  loss_rpn_cls 0.5000" in printed
-    assert "data 0.250s  time 3.000s  eta 0:04:00" in printed
-    assert ("\x1b" in printed) == terminal  # a bar only where it can move
+    assert "\x1b" in printed
+    plain = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", printed)
+    assert re.search(r"epoch 1/2 .* 20/100 .*eta 0:04:00", plain)
+    assert TOLD in plain
+    assert "5/5" in plain
+    assert "6/5" not in plain
+    assert "iter 20/100" not in plain  # no line for it besides
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="no /proc")
+def test_memory_is_that_of_the_process_where_there_is_no_gpu(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: False)
+    peak = re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())
+    assert logs.peak_memory_mib() == pytest.approx(int(peak[1]) / 1024, abs=2)
 
 
 def test_a_resumed_log_drops_what_came_after_the_checkpoint(tmp_path):

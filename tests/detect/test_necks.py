@@ -102,6 +102,7 @@ def test_pafpn_adds_a_path_from_fine_to_coarse(source, relu):
         ({"end_level": 4}, "end_level 4"),
         ({"end_level": -2}, "end_level -2"),
         ({"end_level": 2}, "num_outs is 5, but levels 0 to 2 of 4 make a pyramid of 3"),
+        ({"num_outs": 30}, "num_outs is 30: the stride doubles from 32 with each level beyond 4, expected"),
         ({"start_level": 1, "num_outs": 2}, "num_outs is 2, but a pyramid over 3 levels"),
     ],
 )

@@ -11,6 +11,7 @@ from torch.optim import lr_scheduler
 
 from detect.running.schedules import Progress, Schedule, make_schedule
 from detect.sections.optimizer import ConstantSection, CosineSection, MultiStepSection, StepSection
+from dpipe.errors import InputError
 
 EPOCHS, LENGTH = 12, 50
 
@@ -96,3 +97,10 @@ def test_the_warmup_multiplies_what_else_there_is():
 
 def test_nothing_is_the_full_rate():
     assert factors(make_schedule(ConstantSection(type="none"))) == [1.0] * 600
+
+
+@pytest.mark.parametrize("steps", [[11, 8], [8, 8]])
+def test_steps_that_do_not_rise_are_told(shapes, steps):
+    with pytest.raises(InputError) as caught:
+        shapes.config(f"schedule.steps={steps}")
+    assert f"schedule.steps: expected numbers that rise, got {steps}" in str(caught.value)

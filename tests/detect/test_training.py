@@ -92,7 +92,7 @@ def test_a_run_writes_its_recipe_environment_logs_and_checkpoints(shapes, tmp_pa
 
     printed = capsys.readouterr().out
     line = next(line for line in printed.splitlines() if line.startswith("epoch 2/3  iter 5/12"))
-    for part in ("lr ", "loss_rpn_cls ", "data ", "time ", "eta "):
+    for part in ("lr ", "loss_rpn_cls ", "data ", "time ", "mem ", "eta "):
         assert part in line
     assert "COCO segm" in printed
 

@@ -5,6 +5,7 @@ Legend: N images, L levels of the backbone, C_l channels of level l, H_l, W_l it
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from typing import Literal
 
@@ -17,6 +18,8 @@ from detect.registry import MODELS
 from dpipe.errors import InputError
 
 ExtraConvs = Literal["on_input", "on_lateral", "on_output"]
+MOST_STRIDE = 4096
+"""Of a level; a cell of it is larger than most images."""
 
 
 @MODELS.register
@@ -127,12 +130,18 @@ def pyramid_strides(strides: Sequence[int], num_levels: int, num_outs: int) -> t
     """Strides of a pyramid whose extra levels double the stride.
 
     Raises:
-        InputError: There are not as many strides as levels, or fewer outputs than levels.
+        InputError: There are not as many strides as levels, fewer outputs than levels, or so many that a cell of the last
+            one is larger than any image.
     """
     if len(strides) != num_levels:
         raise InputError(f"a neck of {num_levels} in_channels needs as many strides, got {list(strides)}")
     if num_outs < num_levels:
         raise InputError(f"num_outs is {num_outs}, but a pyramid over {num_levels} levels has at least {num_levels}")
+    if math.log2(strides[-1]) + num_outs - num_levels > math.log2(MOST_STRIDE):
+        raise InputError(
+            f"num_outs is {num_outs}: the stride doubles from {strides[-1]} with each level beyond {num_levels}, expected "
+            f"at most {MOST_STRIDE}"
+        )
     extra = [strides[-1] * 2 ** (i + 1) for i in range(num_outs - num_levels)]
     return (*strides, *extra)
 
