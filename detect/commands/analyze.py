@@ -56,7 +56,6 @@ def analyze(
         from dpipe.coco import CocoIndex
         from dpipe.files import check_writable
 
-        check_writable(output)
         index = CocoIndex.load(annotations)
         chosen: MaskOrBox | None = None if kind is None else kind.value
         first = analyze_results(results, index, kind=chosen, iou=iou, background_iou=background_iou, score=score)
@@ -65,6 +64,7 @@ def analyze(
             second = analyze_results(
                 compare, index, kind=first.kind, iou=iou, background_iou=background_iou, score=score
             )
+            check_writable(output)  # before what takes longest
             comparison = compare_analyses(first, second, resamples=resamples)
         console = table_console()
         for table in summary_tables(first):
