@@ -28,6 +28,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from detect.running.logs import read_log
 from detect.running.state import STATE, WEIGHTS, checkpoint_folders
 
 COMMON = (
@@ -76,12 +77,31 @@ def start(recipe: Path, overrides: tuple[str, ...], work_dir: Path, *more: str) 
         return subprocess.Popen(command, env=environment, stdout=output, stderr=output, start_new_session=True)
 
 
-def seconds_to_begin(process: subprocess.Popen[bytes], work_dir: Path) -> float:
-    """Waits until a run has logged its first iteration."""
-    began = time.monotonic()
-    while process.poll() is None and not (work_dir / "train.jsonl").is_file():
-        time.sleep(0.02)
-    return time.monotonic() - began
+def logged(work_dir: Path) -> int:
+    """The last iteration that a run has logged."""
+    return max((record["iteration"] for record in read_log(work_dir / "train.jsonl")), default=0)
+
+
+def wait_for_moment(process: subprocess.Popen[bytes], work_dir: Path, last: int, chance: random.Random) -> bool:
+    """Waits for a random moment of a run: within its start, or after some iterations.
+
+    Args:
+        process: The run.
+        work_dir: Its work directory.
+        last: Iterations of the whole run.
+        chance: Draws the moment.
+
+    Returns:
+        Whether the run had not ended before.
+    """
+    before = logged(work_dir)
+    target = before + int(chance.uniform(-last / 8, last / 2))
+    pause = chance.uniform(0, 0.2) if target > before else chance.uniform(0, 12)
+    while process.poll() is None and target > before and logged(work_dir) < target:
+        time.sleep(0.05)
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        process.wait(timeout=pause)
+    return process.poll() is None
 
 
 def kill(process: subprocess.Popen[bytes], chance: random.Random) -> str:
@@ -104,7 +124,7 @@ def process_group(leader: int) -> list[int]:
     """The processes of a group that are alive."""
     found = []
     for folder in Path("/proc").iterdir():
-        if folder.name.isdecimal():
+        if folder.name.isdecimal():  # one for each process
             with contextlib.suppress(OSError):
                 state, _, group = (folder / "stat").read_text().rpartition(")")[2].split()[:3]
                 if int(group) == leader and state != "Z":
@@ -121,23 +141,17 @@ def try_kind(recipe: Path, overrides: tuple[str, ...], folder: Path, kills: int,
     """Runs one kind without and with kills, and returns the names of what differs in the end."""
     whole, killed = folder / "whole", folder / "killed"
     process = start(recipe, overrides, whole)
-    began, beginning = time.monotonic(), seconds_to_begin(process, whole)
     if process.wait():
         raise SystemExit((folder / "whole.txt").read_text())
-    length = time.monotonic() - began - beginning
-    done = 0
+    done, last = 0, logged(whole)
     while done < kills:
         process = start(recipe, overrides, killed, "--resume")
-        # From the last part of its start on, and seldom so late that the run would end before.
-        wait = chance.uniform(0.8 * beginning, beginning + length / 2)
-        try:
-            code = process.wait(timeout=wait)
-        except subprocess.TimeoutExpired:
+        if wait_for_moment(process, killed, last, chance):
             how = kill(process, chance)
             done += 1
-            print(f"  {done}: {how} after {wait:.1f} s, at {newest(killed)}", flush=True)
+            print(f"  {done}: {how} after iteration {logged(killed)}, at {newest(killed)}", flush=True)
             continue
-        if code:
+        if process.returncode:
             raise SystemExit((folder / "killed.txt").read_text())
         different = different_checkpoints(whole / "checkpoints" / "last", killed / "checkpoints" / "last")
         print(f"  ended after {done} kills, {len(different)} differences; begins anew", flush=True)

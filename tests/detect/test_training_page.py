@@ -8,22 +8,24 @@ from pathlib import Path
 
 import pytest
 import torch
+from typer.main import get_command
 
+from detect.cli import app
 from detect.config import build_model, load_config
 from detect.running.optim import make_optimizer
 from detect.sections.optimizer import TYPES, OptimizerSection, ScheduleSection
-from detect.sections.training import EarlyStopping, Ema, Wandb
+from detect.sections.training import Compile, EarlyStopping, Ema, Wandb
 from detect.training import train
 from dpipe.errors import InputError
 
 PAGE = (Path(__file__).parents[2] / "docs" / "training.md").read_text()
 RECIPES = re.findall(r"^```yaml\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL)
-COMMANDS = re.findall(r"^    detect train (.*)$", PAGE, re.MULTILINE)
+COMMANDS = re.findall(r"^(?:    |srun |        -m )detect train (.*)$", PAGE, re.MULTILINE)
 
 
 def test_there_is_something_to_check():
-    assert len(RECIPES) == 5
-    assert len(COMMANDS) == 4
+    assert len(RECIPES) == 6
+    assert len(COMMANDS) == 10
 
 
 @pytest.mark.parametrize("number", range(len(RECIPES)))
@@ -55,8 +57,9 @@ def test_recipes(number, tmp_path):
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_commands(command):
-    name, *overrides = shlex.split(command)
-    load_config(name, overrides)
+    words = shlex.split(command.replace("RECIPE", "faster_rcnn_r50_fpn_coco"), comments=True)
+    found = get_command(app).commands["train"].make_context("train", words).params
+    load_config(found["config"], found["overrides"] or [])
 
 
 @pytest.mark.parametrize(("section", "common"), [("optimizer", OptimizerSection), ("schedule", ScheduleSection)])
@@ -69,7 +72,7 @@ def test_tables_name_every_type_and_key(section, common):
         assert key in PAGE
 
 
-@pytest.mark.parametrize("section", [Ema, EarlyStopping, Wandb])
+@pytest.mark.parametrize("section", [Compile, Ema, EarlyStopping, Wandb])
 def test_sections_of_training_are_told_whole(section):
     for key in section.model_fields:
         assert f"`{key}`" in PAGE
@@ -78,6 +81,8 @@ def test_sections_of_training_are_told_whole(section):
 def test_the_defaults_of_the_page():
     assert "ema: {decay: 0.9998, warmup_iters: 2000}     # the defaults" in PAGE
     assert Ema() == Ema(decay=0.9998, warmup_iters=2000)
+    assert "compile: {backend: inductor, mode: default, dynamic: null}      # the defaults" in PAGE
+    assert Compile() == Compile(backend="inductor", mode="default", dynamic=None)
 
 
 def test_a_batch_that_was_kept_is_looked_at_as_the_page_says(shapes, tmp_path, monkeypatch, capsys):
