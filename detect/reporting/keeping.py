@@ -92,12 +92,16 @@ def tidy_evaluations(work_dir: Path, last: int, best: int | None) -> None:
         best: Iteration of the best one, if there is one.
     """
     folder = work_dir / FOLDER
-    if best is not None and checkpoint_path(folder, best).is_dir():
-        point(folder, "best", checkpoint_path(folder, best))
+    folders = checkpoint_folders(folder)
+    wanted = [checkpoint_path(folder, iteration) for iteration in (last, best) if iteration is not None]
+    if best is not None and wanted[-1] in folders:
+        point(folder, "best", wanted[-1])
     else:
         unpoint(folder, "best")
-    for path in checkpoint_folders(folder):
-        if path not in [checkpoint_path(folder, iteration) for iteration in (last, best) if iteration is not None]:
+    # Where the last could not be written, the one before it is better than none.
+    kept = [path for path in wanted if path in folders] or folders[-1:]
+    for path in folders:
+        if path not in kept:
             shutil.rmtree(path, ignore_errors=True)
 
 

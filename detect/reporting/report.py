@@ -76,11 +76,11 @@ def report(
             raise InputError(problem)
         evaluations = [_evaluated(Path(results), index, recipe)]
     pictures: list[Sample] = []
-    if evaluations and evaluations[0].results is not None and index is not None:
+    if not evaluations or evaluations[0].results is None:
+        problem = "The run has kept no detections" + (": nothing was evaluated yet." if not evaluations else ".")
+    elif index is not None:
         unusable = {name for data_set, name, _ in history.skipped if data_set == "val"}
         pictures = _samples(index, recipe, evaluations[0], samples, unusable)
-    else:
-        problem = problem or "The run has kept no detections: nothing was evaluated yet."
     page = page_template("detect.reporting", "report.html").render(
         name=work_dir.resolve().name,
         tiles=tiles(history, evaluations, value_of(recipe, "train", "epochs")),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -184,8 +184,8 @@ class Samples:
         boxes: Floats,
         labels: NDArray[np.int64],
         outlines: Polygons,
-        kinds: list[str],
-        scores: list[float | None],
+        kinds: Sequence[str],
+        scores: Sequence[float | None],
         scale: float,
     ) -> list[Shape]:
         sides = (boxes[:, 2:] - boxes[:, :2]) * scale

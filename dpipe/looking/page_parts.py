@@ -50,7 +50,8 @@ def svg_paths(polygons: Polygons, instance: int, tolerance: float = 0.0) -> list
     for ring in range(int(polygons.instance_offsets[instance]), int(polygons.instance_offsets[instance + 1])):
         points = polygons.vertices[polygons.ring_offsets[ring] : polygons.ring_offsets[ring + 1]]
         if tolerance:
-            points = cv2.approxPolyDP(np.ascontiguousarray(points)[:, None], tolerance, True)[:, 0]
+            simpler = cv2.approxPolyDP(np.ascontiguousarray(points)[:, None], tolerance, True)
+            points = simpler[:, 0].astype(np.float32)
         path = "M" + "L".join(f"{x:.1f} {y:.1f}" for x, y in points.tolist()) + "Z" if len(points) > 2 else ""
         if not (polygons.holes[ring] and paths):
             paths.append(path)
