@@ -1,7 +1,11 @@
-"""Sessions: ``demo`` runs the main job from start to end, ``tests`` the test suite, ``lint`` ruff and mypy."""
+"""Sessions: ``demo`` runs the main job from start to end, ``tests`` the test suite, ``lint`` ruff and mypy.
+
+``browser`` runs the tests that need Chromium, and ``chromium`` installs it; ``tests`` runs them too where it is there.
+"""
 
 from __future__ import annotations
 
+import os
 import shutil
 from pathlib import Path
 
@@ -25,6 +29,31 @@ def tests(session: nox.Session) -> None:
     session.install(".", *group("tests"))
     # A process on each core, with one thread: half the time. Files stay whole, as their fixtures are costly.
     session.run("pytest", "-n", "auto", "--dist", "loadfile", *session.posargs, env={"OMP_NUM_THREADS": "1"})
+
+
+@nox.session(venv_backend="none")
+def chromium(session: nox.Session) -> None:
+    """Install Chromium and its driver by apt-get, where they are missing."""
+    missing = [name for name in ("chromium", "chromedriver") if shutil.which(name) is None]
+    if not missing:
+        return
+    if shutil.which("apt-get") is None or os.geteuid() != 0:
+        session.error(
+            f"{' and '.join(missing)} not found: install Chromium and its driver by your system's package manager, "
+            "on Debian and its kin by `apt-get install chromium chromium-driver` as root"
+        )
+    session.run("apt-get", "update", "-qq", external=True)
+    session.run(
+        "apt-get", "install", "-y", "-qq", "--no-install-recommends", "chromium", "chromium-driver", external=True
+    )
+
+
+@nox.session
+def browser(session: nox.Session) -> None:
+    """Run the tests that need Chromium, which is installed where it is missing."""
+    chromium(session)
+    session.install(".", *group("tests"))
+    session.run("pytest", "-m", "browser", *session.posargs, env={"OMP_NUM_THREADS": "1"})
 
 
 @nox.session
