@@ -43,11 +43,11 @@ def test_names_of_classes_become_ids(document):
 
 
 @pytest.mark.parametrize("pieces", [1, 2, 3, 1000])
-def test_files_are_the_same_however_many_images_are_written_at_a_time(document, monkeypatch, pieces):
+def test_files_are_the_same_however_many_annotations_are_written_at_a_time(document, monkeypatch, pieces):
     # Images without annotations at the beginning, in the middle and at the end of a piece.
     counts = (0, 0, 2, 0, 1, 0, 0)
     records = [encode_record({"file_name": str(n)}, [{"area": n}] * count) for n, count in enumerate(counts)]
-    monkeypatch.setattr("converters.writing.coco_json.IMAGES_PER_WRITE", pieces)
+    monkeypatch.setattr("converters.writing.coco_json.ANNOTATIONS_PER_WRITE", pieces)
     made = document(records=records)
     write_documents([made])
     images = [{"file_name": str(n), "id": 1 + n} for n in range(len(counts))]
