@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from detect.config import Config, build_augment, build_model, load_config
     from detect.conversion import convert_checkpoint
     from detect.evaluation import evaluate
+    from detect.exporting.export import Exported, export
     from detect.looking.anchor_pictures import draw_anchors
     from detect.looking.listing import describe_part, list_parts
     from detect.looking.summary import summarize
@@ -41,6 +42,7 @@ _HOMES = {
     "Comparison": "detect.analysis.comparing",
     "Config": "detect.config",
     "Detections": "detect.models.detections",
+    "Exported": "detect.exporting.export",
     "Options": "detect.metrics.scores",
     "Predictions": "detect.predicting.predictions",
     "Predictor": "detect.predicting.predictor",
@@ -57,6 +59,7 @@ _HOMES = {
     "draw_anchors": "detect.looking.anchor_pictures",
     "evaluate": "detect.evaluation",
     "evaluate_results": "detect.metrics.evaluating",
+    "export": "detect.exporting.export",
     "list_parts": "detect.looking.listing",
     "load": "detect.predicting.predictor",
     "load_config": "detect.config",
@@ -75,6 +78,7 @@ __all__ = [
     "Comparison",
     "Config",
     "Detections",
+    "Exported",
     "Options",
     "Predictions",
     "Predictor",
@@ -91,6 +95,7 @@ __all__ = [
     "draw_anchors",
     "evaluate",
     "evaluate_results",
+    "export",
     "list_parts",
     "load",
     "load_config",

@@ -12,6 +12,7 @@ import typer
 from detect.commands.analyze import analyze
 from detect.commands.draw_anchors import draw_anchors
 from detect.commands.evaluation import EVAL_WORDS, KIND_WORDS, evaluate_file, evaluate_model
+from detect.commands.export import export
 from detect.commands.listing import describe, list_parts
 from detect.commands.predict import SAVE_WORDS, predict
 from detect.commands.report import report
@@ -88,6 +89,7 @@ app.command("analyze")(analyze)
 
 
 app.command("predict", cls=several_values(SAVE_WORDS))(predict)
+app.command("export")(export)
 app.command("report")(report)
 
 

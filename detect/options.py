@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from enum import Enum
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from dpipe.cli_text import UNLIMITED
+from dpipe.errors import InputError
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -47,6 +49,18 @@ AcceleratorOption = Annotated[
 def accelerator_of(name: AcceleratorName) -> Literal["auto", "cpu", "cuda"]:
     """The accelerator of an option's value."""
     return name.value
+
+
+def pixels_of(size: str) -> tuple[int, int]:
+    """Height and width of an option's WIDTHxHEIGHT.
+
+    Raises:
+        InputError: If it is none.
+    """
+    found = re.fullmatch(r"(\d{1,5})x(\d{1,5})", size)
+    if found is None or not int(found[1]) or not int(found[2]):
+        raise InputError(f"--size: expected WIDTHxHEIGHT in pixels, such as 1333x800, got {size!r}")
+    return int(found[2]), int(found[1])
 
 
 def plain_console() -> Console:

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from detect.options import ConfigArgument, DebugOption, OverridesArgument
+from detect.options import ConfigArgument, DebugOption, OverridesArgument, pixels_of
 from dpipe.cli_errors import one_line_errors
-from dpipe.errors import InputError
 
 if TYPE_CHECKING:
     from detect.looking.summary import Row, Summary
@@ -29,19 +27,12 @@ def summary(
 ) -> None:
     """Tell a model's modules: shapes, parameters, and operations at the recipe's size. Reads no weights."""
     with one_line_errors(debug):
-        pixels = None if size is None else _pixels(size)
+        pixels = None if size is None else pixels_of(size)
         from detect.config import load_config
         from detect.looking.summary import summarize
 
         for line in _lines(summarize(load_config(config, overrides or []), size=pixels, depth=depth)):
             typer.echo(line)
-
-
-def _pixels(size: str) -> tuple[int, int]:
-    found = re.fullmatch(r"(\d{1,5})x(\d{1,5})", size)
-    if found is None or not int(found[1]) or not int(found[2]):
-        raise InputError(f"--size: expected WIDTHxHEIGHT in pixels, such as 1333x800, got {size!r}")
-    return int(found[2]), int(found[1])
 
 
 def _lines(told: Summary) -> list[str]:

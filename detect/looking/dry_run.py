@@ -116,8 +116,13 @@ def round_up(size: Size, divisor: int) -> Size:
 
 def blank_image(size: Size, divisor: int) -> tuple[Tensor, Target]:
     """A batch of one black image, padded, and its target without objects."""
+    return torch.zeros(1, 3, *round_up(size, divisor)), blank_target(size)
+
+
+def blank_target(size: Size) -> Target:
+    """The target of an image that is its own original, without objects."""
     none = torch.zeros(0, dtype=torch.int64)
-    target = Target(
+    return Target(
         image_id=0,
         sample=0,
         file_name="",
@@ -130,4 +135,3 @@ def blank_image(size: Size, divisor: int) -> tuple[Tensor, Target]:
         annotation_ids=none,
         ignore_boxes=torch.zeros(0, 4),
     )
-    return torch.zeros(1, 3, *round_up(size, divisor)), target

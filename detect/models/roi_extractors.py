@@ -16,6 +16,7 @@ from torchvision.ops import roi_align
 from detect.models.arguments import Count, CountOrZero, Counts
 from detect.models.boxes import on_device
 from detect.models.channels import common_channels
+from detect.models.exporting import is_exporting
 from detect.models.layers import xavier_init
 from detect.models.roi_align import align_by_products, by_products
 from detect.registry import MODELS
@@ -80,6 +81,8 @@ class SingleRoIExtractor(nn.Module):
         how = (self.output_size, self.sampling_ratio, self.alignment)
         if by_products(features[0]):
             return _pool_by_products(features, rois, levels, self.level_strides, *how)
+        if is_exporting():
+            return _pool_in_graph(features, rois, levels, self.level_strides, *how)
         # Sorted by level, so that one transfer of L counts tells the host all the shapes.
         order = levels.argsort(stable=True)
         counts = torch.bincount(levels, minlength=len(features)).tolist()
@@ -223,7 +226,7 @@ def pool_level(
         rois.to(dtype),
         output_size,
         spatial_scale=1 / stride,
-        sampling_ratio=sampling_ratio if sampling_ratio > 0 else -1,
+        sampling_ratio=sampling_ratio,
         aligned=alignment != "unaligned",
     )
     return pooled.to(feature.dtype)
@@ -252,6 +255,27 @@ def _pool_by_products(
         alignment != "unaligned",
     )
     return pooled.to(features[0].dtype)
+
+
+def _pool_in_graph(
+    features: Sequence[Tensor],
+    rois: Tensor,
+    levels: Tensor,
+    strides: Sequence[int],
+    output_size: int,
+    sampling_ratio: int,
+    alignment: Alignment,
+) -> Tensor:
+    """:func:`pool_level` of each RoI on its own level (R,), in operations that an exported graph can hold."""
+    pooled = [
+        pool_level(
+            feature, rois[(levels == number).nonzero().squeeze(1)], stride, output_size, sampling_ratio, alignment
+        )
+        for number, (feature, stride) in enumerate(zip(features, strides, strict=True))
+    ]
+    # No two keys are alike, so that any way of sorting gives one order.
+    order = (levels * levels.shape[0] + torch.arange(levels.shape[0], device=levels.device)).argsort()
+    return torch.cat(pooled)[order.argsort()]
 
 
 def _legacy_shift(strides: Tensor) -> Tensor:

@@ -36,7 +36,7 @@ class RPNOutputs:
 
 def _by_anchor(level: Tensor, values: int) -> Tensor:
     """(N, A * values, H, W) to (N, H * W * A, values)."""
-    return level.permute(0, 2, 3, 1).reshape(len(level), -1, values)
+    return level.permute(0, 2, 3, 1).reshape(level.shape[0], -1, values)
 
 
 def objectness(logits: Tensor) -> Tensor:

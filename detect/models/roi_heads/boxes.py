@@ -138,7 +138,7 @@ def refine_rois(
     classes = logits[:, :-1].argmax(dim=1)
     if labels is not None:
         classes = torch.where(labels == head.num_classes, classes, labels)
-    rows = torch.arange(len(rois), device=rois.device)
+    rows = torch.arange(rois.shape[0], device=rois.device)
     boxes = head.coder.decode(rois[:, 1:], class_deltas(head, deltas, rows, classes), bounds[rois[:, 0].long()])
     return torch.cat([rois[:, :1], boxes], dim=1)
 

@@ -71,7 +71,7 @@ def positive_rois(samples: Sequence[Samples]) -> Tensor:
 
 def own_class(logits: Tensor, labels: Tensor) -> Tensor:
     """Logits (P, S, S) of each mask's own class, of logits (P, K, S, S) and labels (P,)."""
-    return logits[torch.arange(len(labels), device=labels.device), labels]
+    return logits[torch.arange(labels.shape[0], device=labels.device), labels]
 
 
 def positive_labels(samples: Sequence[Samples]) -> Tensor:

@@ -1,0 +1,61 @@
+"""A detector as one graph gives what the detector gives, before it is exported."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from detect.exporting.selection import EMPTY, best_of, suppress
+from detect.models.necks.context_pooling import pool_and_resize
+
+FAMILIES = ("cascade", "mask", "fcos_rpn", "fcos", "rpn", "double_head", "fcos_alone", "legacy")
+
+
+@pytest.mark.realdata
+@pytest.mark.parametrize("family", FAMILIES)
+def test_it_finds_what_the_detector_finds(family, case, photos):
+    made = case(family)
+    for images in (photos(2, (150, 203)), photos(1, (240, 320))):
+        with torch.no_grad():
+            assert made.check(made.graph(images), images) >= 24 * len(images)
+
+
+@pytest.mark.parametrize("family", ["cascade", "fcos", "rpn"])
+def test_it_finds_nothing_where_scores_are_low(family, case):
+    made = case(family)
+    head = made.model.roi_head if family == "cascade" else made.model.bbox_head
+    name = "min_size" if family == "rpn" else "score_thr"
+    before = getattr(head, name)
+    setattr(head, name, 10000.0 if family == "rpn" else 1.0)
+    try:
+        images = torch.full((2, 3, 70, 90), 100.0)
+        with torch.no_grad():
+            outputs = made.graph(images)
+        assert made.check(outputs, images) == 0
+    finally:
+        setattr(head, name, before)
+
+
+@pytest.mark.parametrize(("size", "ratio"), [((7, 10), 0.1), ((32, 19), 0.3), ((1, 5), 0.2), ((20, 30), 1.0)])
+def test_pooling_by_matrices_is_adaptive_pooling_and_resizing(size, ratio):
+    x = torch.rand(2, 3, *size, generator=torch.Generator().manual_seed(0))
+    pooled = F.adaptive_avg_pool2d(x, [max(1, int(side * ratio)) for side in size])
+    expected = F.interpolate(pooled, size=size, mode="bilinear", align_corners=True)
+    torch.testing.assert_close(pool_and_resize(x, ratio), expected, atol=1e-6, rtol=1e-5)
+
+
+def test_more_places_than_candidates_stay_empty():
+    scores, order = best_of(torch.tensor([[0.2, EMPTY, 0.7]]), 4)
+    torch.testing.assert_close(scores, torch.tensor([[0.7, 0.2, EMPTY, EMPTY]]))
+    assert order[0, :2].tolist() == [2, 0]
+    assert order.max() < 3
+
+
+def test_boxes_suppress_each_other_within_a_group_of_an_image_only():
+    box = torch.tensor([0.0, 0.0, 20.0, 10.0])
+    boxes = box.expand(2, 5, 4)
+    scores = torch.tensor([[0.9, 0.8, 0.7, 0.6, EMPTY]]).expand(2, -1)
+    groups = torch.tensor([[0, 0, 6, 1, 1]]).expand(2, -1)
+    kept = suppress(boxes, scores, groups, 7, torch.tensor([20.0, 10.0]), 0.5)
+    torch.testing.assert_close(kept, torch.tensor([[0.9, EMPTY, 0.7, 0.6, EMPTY]]).expand(2, -1))
