@@ -134,7 +134,8 @@ def tiles(history: History, evaluations: Sequence[Evaluation], epochs: Any) -> l
     shown = []
     for kind in evaluations[0].kinds if evaluations else ():
         metric = MAIN_METRICS[kind]
-        told = " ".join(filter(None, (evaluations[0].name + ":" * bool(evaluations[0].told), evaluations[0].told)))
+        epoch = evaluations[0].record.get("epoch")
+        told = evaluations[0].name + (f", epoch {epoch}" if epoch else "")
         last = [f"last: {percent(other.numbers(kind).get(metric))}" for other in evaluations[1:] if kind in other.kinds]
         shown.append(
             Tile(f"{kind} {metric}", percent(evaluations[0].numbers(kind).get(metric)), "; ".join([told, *last]))

@@ -81,7 +81,7 @@ def test_numbers_of_the_run_are_told(make: Make, page_of: Make) -> None:
         r'"bbox": {\s*"AP": ([\d.]+)', (made.work_dir / "evaluations/best/scores.json").read_text()
     )
     assert tile(page, "bbox AP")[0] == f"{100 * float(expected):.1f}"
-    assert tile(page, "bbox AP")[1].startswith("best: epoch 1, iteration 10; last: ")
+    assert tile(page, "bbox AP")[1].startswith("best, epoch 1; last: ")
     assert tile(page, "epoch") == ["1 of 3", "20 iterations"]
     assert tile(page, "loss") == ["0.45", "9 at first"]
     assert tile(page, "seconds an iteration") == ["0.250", "0.010 s of it waiting for data; 2,048 MiB of GPU memory"]
@@ -105,7 +105,7 @@ def test_a_run_without_evaluation_shows_its_curves(make: Make, page_of: Make) ->
     made.log(evaluation(3, 0.25))
     page = page_of(made)
     assert len(page.of_class("chart")) == 3
-    assert tile(page, "bbox AP") == ["25.0", "last: epoch 1, iteration 3"]
+    assert tile(page, "bbox AP") == ["25.0", "last, epoch 1"]
     assert "The run has kept no detections." in page.texts
 
 
