@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import os
 import runpy
 import shutil
@@ -285,9 +284,16 @@ def test_gradients_are_clipped_to_the_norm(shapes, tmp_path, monkeypatch):
     assert norms == pytest.approx([0.25, 0.25], rel=1e-3)
 
 
-def test_mixed_precision_trains(shapes, tmp_path):
-    train(shapes.config("train.epochs=1", "train.precision=bf16-mixed"), tmp_path)
-    assert math.isfinite(read_log(tmp_path / "train.jsonl")[0]["loss"])
+def test_mixed_precision_trains_and_goes_on_to_the_same_bits(shapes, tmp_path, uninterrupted):
+    config = shapes.config(*OVERRIDES, "train.epochs=1", "train.eval_every=0", "train.precision=bf16-mixed")
+    whole = weights(tmp_path, int(train(config, tmp_path).name[-2:]))
+    first, full = (read_log(folder / "train.jsonl")[0]["loss"] for folder in (tmp_path, uninterrupted))
+    assert first == pytest.approx(full, rel=0.05)
+    assert first != pytest.approx(full, rel=1e-5)  # rounded to eight bits on the way
+    assert {weight.dtype for weight in whole.values()} == {torch.float32, torch.int64}
+    shutil.rmtree(tmp_path / "checkpoints" / "iter_00000004")
+    train(config, tmp_path, resume=True)
+    assert_same_bits(weights(tmp_path, 4), whole)
 
 
 def test_the_best_checkpoint_stays(shapes, tmp_path, monkeypatch):
