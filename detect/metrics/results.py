@@ -115,9 +115,9 @@ def read_results(path: str | Path, index: CocoIndex) -> Results:
         index: The data set that they belong to.
 
     Raises:
-        InputError: Naming the first detection that is wrong: not a mapping, a key is missing, an id is not in the data
-            set, a score or a box is not finite, a box has a negative side, a mask is damaged or not of its image's
-            size.
+        InputError: If the file cannot be read or is not JSON, which has no NaN or infinity. Or naming the first
+            detection that is wrong: not a mapping, a key is missing, an id is not in the data set, a value is no
+            number, a box has a negative side, a mask is damaged or not of its image's size.
     """
     try:
         rows = orjson.loads(Path(path).read_bytes())
@@ -184,19 +184,14 @@ def _ids(
 
 
 def _numbers(rows: Sequence[Mapping[str, Any]], key: str, width: int, where: Where) -> NDArray[np.float64]:
-    """(D, width) finite numbers; where the width is 1, the values are numbers themselves and no lists."""
+    """(D, width) numbers, finite as all in JSON; where the width is 1, the values are numbers themselves, no lists."""
     values = _values(rows, key, where)
     lists = [[value] for value in values] if width == 1 else values
     for number, parts in enumerate(lists):
         if not isinstance(parts, list) or len(parts) != width or any(type(part) not in (int, float) for part in parts):
             wanted = "a number" if width == 1 else f"{width} numbers"
             raise InputError(f"{where(number)}: {key} is {shorten(values[number])}; expected {wanted}")
-    array = np.array(lists, np.float64).reshape(-1, width)
-    wrong = ~np.isfinite(array).all(axis=1)
-    if wrong.any():
-        number = int(wrong.argmax())
-        raise InputError(f"{where(number)}: {key} {shorten(values[number])} is not finite")
-    return array
+    return np.array(lists, np.float64).reshape(-1, width)
 
 
 def _boxes(rows: Sequence[Mapping[str, Any]], masks: Sequence[RunLengths] | None, where: Where) -> NDArray[np.float64]:

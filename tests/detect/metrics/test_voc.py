@@ -92,9 +92,10 @@ def test_of_objects_that_are_overlapped_alike_one_that_counts_is_found(evaluated
 
 
 def test_detections_of_one_score_count_in_their_order(evaluated):
-    wrong = [(NOWHERE, 0.5)] * 40
+    wrong = [(NOWHERE, 0.5), (NOWHERE, 0.4)] * 40
     assert evaluated([(HERE, 0)], [(HERE, 0.5), *wrong]) == 1
     assert evaluated([(HERE, 0)], [*wrong, (HERE, 0.5)]) == pytest.approx(1 / 41)
+    assert evaluated([(HERE, 0)], [(HERE, 0.4), *wrong]) == pytest.approx(1 / 41)
 
 
 def test_boxes_without_an_area_overlap_nothing():
