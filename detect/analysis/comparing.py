@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -102,7 +103,7 @@ def compare(first: Analysis, second: Analysis, *, resamples: int = 1000, seed: i
     ]
     # The data set itself comes first: (1 + draws, classes, IoUs)
     weights = [np.ones((1, a.num_images)), *(part.astype(np.float64) for part in drawn)]
-    aps = [np.concatenate([_aps(matches, part) for part in weights]) for matches in (a, b)]
+    aps = [_aps(matches, weights) for matches in (a, b)]
 
     coco = [a.at(iou) for iou in COCO_IOUS]
     numbers = {"AP": coco, "AP50": [a.at(0.5)], "AP75": [a.at(0.75)]}
@@ -121,9 +122,18 @@ def compare(first: Analysis, second: Analysis, *, resamples: int = 1000, seed: i
     return Comparison(first, second, tuple(overall), tuple(classes), resamples, seed)
 
 
-def _aps(matches: Matches, weights: NDArray[np.float64]) -> NDArray[np.float64]:
-    """(B, C, T) average precisions in data sets that have the images so and so many times."""
-    values = np.full((len(weights), len(matches.class_names), len(matches.ious)), np.nan)
+def _aps(matches: Matches, weights: Sequence[NDArray[np.float64]]) -> NDArray[np.float64]:
+    """Average precisions in data sets that have the images so and so many times.
+
+    Args:
+        matches: Of detections and objects.
+        weights: (b, N) each, how often each of b data sets has each image.
+
+    Returns:
+        (B, C, T) for all B data sets; NaN where one has no object of a class.
+    """
+    count = sum(map(len, weights))
+    values = np.full((count, len(matches.class_names), len(matches.ious)), np.nan)
     order = np.argsort(matches.labels, kind="stable")
     bounds = np.searchsorted(matches.labels[order], np.arange(len(matches.class_names) + 1))
     for label in np.flatnonzero(matches.objects_of_classes()).tolist():
@@ -131,12 +141,11 @@ def _aps(matches: Matches, weights: NDArray[np.float64]) -> NDArray[np.float64]:
         found = matches.found[:, own] != NOTHING
         # What comes after the last detection that finds an object at any IoU changes nothing.
         end = int(np.flatnonzero(found.any(axis=0))[-1]) + 1 if found.any() else 0
-        values[:, label] = weighted_average_precisions(
-            [np.flatnonzero(row) for row in found[:, :end]],
-            matches.images[own[:end]],
-            [np.flatnonzero(~row) for row in matches.counted[:, own[:end]]],
-            matches.object_images[matches.object_labels == label],
-            weights,
+        own, hits = own[:end], [np.flatnonzero(row) for row in found[:, :end]]
+        left_out = [np.flatnonzero(~row) for row in matches.counted[:, own]]
+        object_images = matches.object_images[matches.object_labels == label]
+        values[:, label] = np.concatenate(
+            [weighted_average_precisions(hits, matches.images[own], left_out, object_images, part) for part in weights]
         )
     return values
 

@@ -105,6 +105,7 @@ def _side_by_side(table: NDArray[np.float64], names: list[str], title: str) -> F
     for panel, kind, color, column in zip(panels, ERROR_KINDS, COLORS, table.T, strict=True):
         panel.barh(range(len(names)), 100 * column, color=color)
         panel.set_title(kind, fontsize=9)
+        panel.tick_params(axis="x", labelsize=8)
         panel.grid(axis="x", color="#e8e8e8")
         panel.set_axisbelow(True)
         panel.spines[["top", "right"]].set_visible(False)

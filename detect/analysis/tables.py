@@ -46,7 +46,7 @@ def comparison_tables(comparison: Comparison) -> list[Table]:
         costs.add_row(kind, _percent(first), _percent(second), _signed(second - first))
     clear = sorted((row for row in comparison.classes if row.is_clear), key=lambda row: -abs(row.difference))
     able = sum(not math.isnan(row.low) for row in comparison.classes)
-    title = f"Classes whose AP differs by more than chance: {len(clear)} of {able} that are in enough images"
+    title = f"Classes whose AP surely differs: {len(clear)} of {able} with an interval"
     classes = _difference_table(title, "class")
     for row in clear[:MOST_ROWS]:
         classes.add_row(*_difference_row(row))

@@ -30,7 +30,7 @@ def test_a_drawn_data_set_counts_as_one_with_the_images_so_many_times(study, tru
     analysis = study(truth, rows, iou=0.4)
     weights = rng.multinomial(24, np.full(24, 1 / 24), size=3).astype(float)
     weights[0] = 1
-    for drawn, aps in zip(weights, _aps(analysis.matches, weights), strict=True):
+    for drawn, aps in zip(weights, _aps(analysis.matches, [weights[:2], weights[2:]]), strict=True):
         images, annotations, results = [], [], []
         for image, times in zip(truth["images"], drawn.astype(int), strict=True):
             for _ in range(times):
