@@ -25,12 +25,13 @@ root, output, name, nproc = sys.argv[1:]
 report = getattr(converters, f"convert_{name}")(root, output, nproc=int(nproc))
 status = dict(line.split(":") for line in Path("/proc/self/status").read_text().splitlines())
 print(int(status["VmHWM"].split()[0]), resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)
+print(sum(resource.getrusage(who).ru_minflt for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)))
 print(sum(split.path.stat().st_size for split in report.splits) >> 10)
 """
 
 
 def peaks(root, output, name, nproc):
-    """Returns the peaks of a conversion and of its workers, and the size of what it wrote, in KiB."""
+    """Returns the peaks of a conversion and of its workers (KiB), their page faults, and how much was written (KiB)."""
     command = [sys.executable, "-c", PROGRAM, str(root), str(output), name, str(nproc)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     return map(int, subprocess.run(command, capture_output=True, check=True, env=environment).stdout.split())
@@ -95,10 +96,18 @@ def test_images_do_not_pile_up(name, form, nproc, many_cityscapes, many_voc, tmp
         if form:
             root = packed(root, tmp_path / f"{number}{form}")
         found.append(tuple(peaks(root, tmp_path / f"out{number}", name, nproc)))
-    (few, few_of_worker, _), (many, many_of_worker, _) = found
+    (few, few_of_worker, *_), (many, many_of_worker, *_) = found
     limit = 12 << 10  # 48 images have four times as much
     assert many - few < limit
     assert many_of_worker - few_of_worker < limit
+
+
+@pytest.mark.parametrize("nproc", [1, 2])
+def test_the_memory_of_an_image_is_used_again(many_cityscapes, tmp_path, nproc):
+    (_, _, few, _), (_, _, many, _) = (
+        peaks(many_cityscapes(number), tmp_path / f"out{number}", "cityscapes", nproc) for number in (FEW, MANY)
+    )
+    assert many - few < 100 * (MANY - FEW)  # an image has 256 pages
 
 
 def test_annotations_take_little_more_than_their_text(many_cityscapes, tmp_path):
@@ -106,6 +115,6 @@ def test_annotations_take_little_more_than_their_text(many_cityscapes, tmp_path)
     labels = np.where((rows % 4 < 3) & (columns % 5 < 4), 26000 + rows // 4 * 40 + columns // 5, 0)
     labels[labels > 26999] = 0
     found = [peaks(many_cityscapes(number, labels), tmp_path / f"out{number}", "cityscapes", 1) for number in (1, MANY)]
-    (few, _, small), (many, _, large) = found
+    (few, _, _, small), (many, _, _, large) = found
     assert large - small > 6 << 10
     assert many - few < 2 * (large - small)

@@ -8,7 +8,7 @@ from PIL import Image
 
 from converters.errors import ConversionError
 from converters.reading.archives import open_place
-from converters.reading.images import image_size, is_shown_transposed, read_label_image
+from converters.reading.images import image_size, is_shown_transposed, memory_kept, read_label_image
 
 
 @pytest.mark.parametrize(
@@ -133,3 +133,10 @@ def test_a_label_image_whose_checksum_is_wrong_is_refused(tmp_path):
     path.write_bytes(data)
     with pytest.raises(ConversionError, match=rf"\(the checksum of a chunk is wrong, at byte {at - 4}\)"):
         read_label_image(path)
+
+
+def test_pillow_is_left_as_it_was():
+    before = Image.core.get_blocks_max()
+    with memory_kept(), memory_kept():
+        assert Image.core.get_blocks_max() >= 1
+    assert Image.core.get_blocks_max() == before

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from converters.errors import ConversionError
@@ -106,6 +106,7 @@ def test_damaged_annotations_are_read_alike_or_end_in_one_line():
     assert fast > 300
 
 
+@settings(deadline=None)
 @given(st.lists(st.sampled_from([*PIECES, GOOD[:300], GOOD[300:], GOOD]), max_size=6).map(b"".join))
 def test_odd_annotations_are_read_alike_or_end_in_one_line(data):
     plain = read_plain(data, box_origin=1)
