@@ -59,7 +59,7 @@ def test_a_run_leaves_bad_images_out_and_tells(shapes, tmp_path, capsys, seen):
     assert told == [("train", [bad_train]), ("val", [bad_val])]  # once each
     printed = capsys.readouterr().out
     assert f"evaluated without images that cannot be used: 1: {bad_val} (truncated PNG" in printed
-    end = printed.splitlines()[-3:]
+    end = printed.splitlines()[-4:]  # the last one tells of the report
     assert [line.split(": ")[:2] for line in end[:2]] == [["skipped in train", bad_train], ["skipped in val", bad_val]]
     assert end[2].startswith("finished: ")
 
