@@ -99,11 +99,12 @@ def test_other_things_are_no_images(image, message):
         source_of(image)
 
 
-def test_images_are_read_upright(tmp_path):
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_images_are_read_upright(tmp_path, orientation):
     exif = Image.Exif()
-    exif[0x0112] = 6
+    exif[0x0112] = orientation
     Image.new("RGB", (8, 6)).save(tmp_path / "turned.jpg", exif=exif)
-    assert read_upright(tmp_path / "turned.jpg").shape == (8, 6, 3)
+    assert read_upright(tmp_path / "turned.jpg").shape == ((6, 8, 3) if orientation <= 4 else (8, 6, 3))
 
 
 class TestVideos:
