@@ -83,3 +83,9 @@ def test_evaluation_is_measured_and_agrees_with_pycocotools() -> None:
     assert done.returncode == 0, done.stderr
     for kind in ("bbox", "proposal"):
         assert f"{kind}: detect " in done.stdout
+
+
+def test_the_start_of_commands_is_measured() -> None:
+    done = run_script("overheads.py", "--only", "help", "--rounds", "1")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["help_s"].keys() == {"detect", "dpipe"}

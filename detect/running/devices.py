@@ -62,11 +62,11 @@ class Launcher:
                 )
             return cls("torchrun", int(os.environ["RANK"]), devices, size // devices)
         if int(os.environ.get("SLURM_NTASKS", 1)) > 1 and os.environ.get("SLURM_JOB_NAME") not in SHELLS:
-            devices = os.environ.get("SLURM_NTASKS_PER_NODE", "")
-            if not devices.isdecimal():
+            told = os.environ.get("SLURM_NTASKS_PER_NODE", "")
+            if not told.isdecimal():
                 raise InputError("srun: expected --ntasks-per-node, which tells the processes of each machine")
-            nodes = int(os.environ["SLURM_NTASKS"]) // int(devices)
-            return cls("srun", int(os.environ["SLURM_PROCID"]), int(devices), nodes)
+            nodes = int(os.environ["SLURM_NTASKS"]) // int(told)
+            return cls("srun", int(os.environ["SLURM_PROCID"]), int(told), nodes)
         return None
 
 

@@ -57,7 +57,7 @@ def _newest(folder: Path) -> Path | None:
 def _named(path: Path, folder: Path) -> Path:
     """The checkpoint of a path, with the name that it has in the run's folder if it is in there."""
     checkpoint = path.resolve() if (path / MANIFEST).is_file() else _newest(path / folder.name)
-    if checkpoint is None or checkpoint.parent.name != folder.name:
+    if checkpoint is None:
         raise InputError(f"{path}: expected a checkpoint of a run, such as its checkpoints/last, or its work directory")
     problem = problem_of(checkpoint)
     if problem is not None:

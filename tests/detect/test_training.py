@@ -188,6 +188,8 @@ def test_checkpoints_that_a_run_cannot_go_on_from(shapes, tiny, tmp_path):
     earlier = last.parent / "iter_00000009"
     with pytest.raises(InputError, match=r"run: has iter_00000012, which a run that goes on from .*9 would be mixed"):
         train(shapes.config(*options), tmp_path / "run", resume=earlier)
+    backup = shutil.copytree(earlier, tmp_path / "backup")  # a checkpoint may be anywhere, under any name
+    assert train(shapes.config(*options), tmp_path / "third", resume=backup).name == last.name
     for path in (tmp_path / "nowhere", shapes.root, last / WEIGHTS):
         with pytest.raises(InputError, match=f"{path}: expected a checkpoint of a run, such as its checkpoints/last"):
             train(shapes.config(*options), tmp_path / "new", resume=path)
@@ -294,6 +296,14 @@ def test_mixed_precision_trains_and_goes_on_to_the_same_bits(shapes, tmp_path, u
     shutil.rmtree(tmp_path / "checkpoints" / "iter_00000004")
     train(config, tmp_path, resume=True)
     assert_same_bits(weights(tmp_path, 4), whole)
+
+
+@pytest.mark.parametrize(("every", "expected"), [(0, []), (2, [4, 6]), (3, [6]), (5, [6])])
+def test_the_last_epoch_is_evaluated_as_well(shapes, tiny, tmp_path, monkeypatch, every, expected):
+    evaluated = []
+    monkeypatch.setattr(Run, "evaluate", lambda self: evaluated.append(self.iteration) or 0.5)
+    train(shapes.config(tiny, "train.epochs=3", f"train.eval_every={every}"), tmp_path)
+    assert evaluated == expected
 
 
 def test_the_best_checkpoint_stays(shapes, tmp_path, monkeypatch):
