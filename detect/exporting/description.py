@@ -24,14 +24,15 @@ def describe_export(config: Config, trained: Trained, augment: Augment) -> dict[
         augment: The recipe's ``test_transforms``.
     """
     normalize = augment.normalize
+    assert normalize is not None  # recipes without it are refused
     before = [t for t in config.data.test_transforms if t["type"] not in ("Normalize", "Pad")]
     proposes = getattr(trained.model, "proposes", False)
     values: dict[str, Any] = {
         "class_names": ["object"] if proposes else list(trained.class_names),
         "category_ids": [1] if proposes else list(trained.category_ids),
-        "mean": None if normalize is None else list(normalize.mean),
-        "std": None if normalize is None else list(normalize.std),
-        "bgr": normalize is not None and normalize.bgr,
+        "mean": list(normalize.mean),
+        "std": list(normalize.std),
+        "bgr": normalize.bgr,
         "size_divisor": augment.size_divisor,
         "transforms": before,
         "mask_thr": getattr(getattr(trained.model, "roi_head", None), "mask_thr", None),

@@ -25,7 +25,7 @@ from detect.trained import load_trained, say_nothing
 from dpipe.errors import InputError
 from dpipe.files import check_writable_file, whole_file
 from dpipe.plan import Size
-from dpipe.policy import Augment, Normalize
+from dpipe.policy import Augment
 
 OPSETS = (18, 23)
 """The first and last version of ONNX's operators that can be asked for."""
@@ -159,7 +159,8 @@ def _graph_of(detector: nn.Module, augment: Augment) -> DetectorGraph:
     """The graph of a detector, with what the recipe does to pixels."""
     if isinstance(detector, TwoStageDetector):
         detector.auxiliary_head = None  # serves training only
-    normalize = augment.normalize or Normalize((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
+    normalize = augment.normalize
+    assert normalize is not None  # recipes without it are refused
     return DetectorGraph(detector, normalize.mean, normalize.std, normalize.bgr, augment.size_divisor).eval()
 
 

@@ -28,6 +28,11 @@ FCOS = ["feat_channels=8", "num_groups=4", "stacked_convs=1", "regress_ranges=[[
 POINTS = [*FCOS, "test_nms_pre=200", "test_max_per_img=60"]
 
 
+STAGE = "{type: Shared2FCBBoxHead, fc_out_channels: 16, reg_class_agnostic: true}"
+ASSIGNER = "{type: MaxIoUAssigner, pos_iou_thr: 0.5, neg_iou_thr: 0.5}"
+MASKS = "{type: FCNMaskHead, num_convs: 1, conv_out_channels: 8}"
+
+
 def under(key: str, values: list[str]) -> list[str]:
     return [f"model.{key}.{value}" for value in values]
 

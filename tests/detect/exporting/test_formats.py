@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import io
 import json
-import warnings
 
 import onnx
 import onnxruntime
 import pytest
-import torch
 
 FAMILIES = ("cascade", "fcos_rpn", "fcos", "rpn")
 
@@ -82,17 +79,3 @@ def test_a_fixed_file_of_another_opset_takes_one_shape(case):
     session = onnxruntime.InferenceSession(str(done.path))
     assert session.get_inputs()[0].shape == [2, 3, 96, 128]
     assert onnx.load(done.path).opset_import[0].version == 20
-
-
-@pytest.mark.realdata
-def test_an_exported_program_finds_what_the_detector_finds(case, photos):
-    done = case("mask").export("model.pt2")
-    assert done.opset is None
-    extra = {"detect.json": ""}
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # PyTorch's own, of what it deserialises with
-        module = torch.export.load(io.BytesIO(done.path.read_bytes()), extra_files=extra).module()
-    assert json.loads(json.loads(extra["detect.json"])["class_names"]) == ["cat", "dog", "horse"]
-    for images in (photos(3, (150, 203)), photos(1, (240, 320))):
-        with torch.no_grad():
-            assert case("mask").check(module(images), images) >= 24 * len(images)

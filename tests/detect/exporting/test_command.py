@@ -1,0 +1,146 @@
+"""What ``detect export`` refuses: one line, exit code 2, and no file."""
+
+from __future__ import annotations
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from detect.cli import app
+from detect.config import build_model, load_config
+from detect.exporting import export as exporting
+from detect.exporting.checks import check_exportable
+from detect.exporting.comparing import Expected, compare
+from dpipe.errors import InputError
+from dpipe.recipes import shipped_recipes
+
+NO_RESIZE = "data.test_transforms=[{type: Normalize, mean: [0, 0, 0], std: [9, 9, 9]}]"
+
+
+@pytest.fixture
+def refused(tmp_path, monkeypatch):
+    """Runs the command, and gives its one line after it has looked that nothing was written."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(*arguments):
+        result = CliRunner().invoke(app, ["export", *(str(argument) for argument in arguments)])
+        assert result.exit_code == 2, result.output
+        assert result.stderr.startswith("error: ")
+        assert result.stderr.count("\n") == 1
+        assert not list(tmp_path.iterdir())
+        return result.stderr
+
+    return run
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (("-o", "model.trt"), "model.trt: the output is a .onnx or .pt2 file"),
+        (("-o", "there/model.onnx"), "there is no folder there"),
+        (("-o", "model.onnx", "--opset", 17), "opset must be from 18 to 23, got 17"),
+        (("-o", "model.onnx", "--size", "640"), "--size: expected WIDTHxHEIGHT in pixels"),
+        (("-o", "model.onnx", "--size", "99999x99999"), "size 99999x99999, batch 1: expected 1 to"),
+        (("-o", "model.onnx", "--size", "640x16"), "640x16: a file for any size takes 33 px and more"),
+        (("-o", "model.onnx", "--image", "none.png"), "none.png: no such image file"),
+        (("-o", "model.onnx", "model.bbox_head.nms.type=SoftNMS"), "model.bbox_head.nms: SoftNMS cannot be exported"),
+        (
+            ("-o", "model.onnx", "data.test_transforms=[{type: Normalize, mean: [0, 0, 0], std: [9, 9, 9]}]"),
+            "resize to no size: expected one (--size",
+        ),
+    ],
+)
+def test_it_refuses_what_cannot_be_done(arguments, told, refused, case, tmp_path_factory):
+    made = case("fcos")
+    recipe = tmp_path_factory.mktemp("recipe") / "recipe.yaml"
+    recipe.write_text(made.config.to_yaml() + "\n")
+    assert told in refused(recipe, made.checkpoint, *arguments, "model.bbox_head.nms={type: NMS}", *arguments[2:])
+
+
+def test_a_missing_package_is_named_with_the_extra(refused, case, monkeypatch):
+    def without_onnx(name, *args, **kwargs):
+        if name == "onnxscript":
+            raise ImportError("No module named 'onnxscript'")
+        return before(name, *args, **kwargs)
+
+    before = exporting.check_packages.__globals__["importlib"].import_module
+    monkeypatch.setattr("detect.exporting.checks.importlib.import_module", without_onnx)
+    told = refused("demo_streets", case("rpn").checkpoint, "-o", "model.onnx")
+    assert "No module named 'onnxscript'" in told
+    assert "pip install 'dpipe-detect[export]'" in told
+
+
+def test_a_file_that_differs_is_not_kept(case, monkeypatch):
+    made = case("rpn")
+    trace = exporting.trace
+
+    def spoiled(graph, *args):
+        other = copy.deepcopy(graph)
+        other.std *= 1.1
+        return trace(other, *args)
+
+    monkeypatch.setattr(exporting, "trace", spoiled)
+    with pytest.raises(InputError, match=r"differs\.pt2: the exported model differs from the detector on images of 1x"):
+        made.export("differs.pt2", fixed=True)
+    assert not [path for path in made.checkpoint.iterdir() if "differs" in path.name]
+
+
+def test_a_model_that_cannot_be_traced_is_told_in_a_line(case, monkeypatch):
+    made = case("rpn")
+    monkeypatch.setattr("detect.exporting.graph.pyramid", lambda _, images: [images[: int(images.sum())]])
+    with pytest.raises(InputError, match=r"^the model cannot be exported: [^\n]*; --fixed, for one size, may do$"):
+        made.export("never.pt2")
+    assert not [path for path in made.checkpoint.iterdir() if "never" in path.name]
+
+
+@pytest.mark.parametrize("name", sorted(shipped_recipes()))
+def test_every_shipped_recipe_can_be_exported(name):
+    with torch.device("meta"):
+        check_exportable(build_model(load_config(name), 2, pretrained=False))
+
+
+def test_parts_of_ones_own_are_refused_by_name(case):
+    class OwnHead(torch.nn.Module):
+        pass
+
+    with pytest.raises(InputError, match="model: OwnHead cannot be exported, only SingleStageDetector"):
+        check_exportable(OwnHead())
+
+
+def found(count, shift=0.0, score=0.0):
+    boxes = np.arange(count, dtype=np.float32)[:, None] * 30 + np.float32([0, 0, 20, 10]) + np.float32(shift)
+    scores = np.linspace(0.9, 0.5, count, dtype=np.float32) + np.float32(score)
+    return Expected(boxes, scores, np.zeros(count, dtype=np.int64), None)
+
+
+def outputs(one):
+    return [np.array([len(one.scores)]), one.boxes[None], one.scores[None], one.labels[None]]
+
+
+def test_comparing_tells_rounding_from_difference():
+    images = torch.zeros(1, 3, 40, 50)
+    agreement = compare([found(10)], outputs(found(10, shift=5e-4, score=2e-4)), images, "m")
+    assert (agreement.shape, agreement.detections, agreement.others) == ((1, 40, 50), 10, 0)
+    assert agreement.boxes == pytest.approx(5e-4, rel=0.1)
+    assert agreement.scores == pytest.approx(2e-4, rel=0.1)
+    assert agreement.masks is None
+    # One of each that the other does not have: what a threshold decides by rounding.
+    one = found(10)
+    moved = Expected(one.boxes + np.eye(10, 4, -9, dtype=np.float32), one.scores, one.labels, None)
+    assert compare([one], outputs(moved), images, "m").others == 2
+    for other in (found(10, shift=0.01), found(10, score=2e-3), found(7), found(13)):
+        with pytest.raises(InputError, match="m: the exported model differs from the detector on images of 1x40x50"):
+            compare([one], outputs(other), images, "m")
+
+
+def test_comparing_looks_at_masks_of_the_same_detections():
+    one = found(3)
+    masks = np.zeros((3, 4, 4), dtype=np.float32)
+    expected = Expected(one.boxes, one.scores, one.labels, masks)
+    images = torch.zeros(1, 3, 40, 50)
+    assert compare([expected], [*outputs(one), masks[None] + 5e-4], images, "m").masks == pytest.approx(5e-4)
+    with pytest.raises(InputError, match="and masks by"):
+        compare([expected], [*outputs(one), masks[None] + 2e-3], images, "m")
