@@ -92,15 +92,15 @@ def voc(folder: Path, rounds: int) -> None:
     from converting import voc as part
 
     root = part.make_set(folder)
-    with tempfile.TemporaryDirectory() as temporary:
+    with tempfile.TemporaryDirectory() as temporary, part.terminal() as screen:
         output = Path(temporary)
-        measured = {name: Contender(*run) for name, run in part.contenders(root, output).items()}
-        found = in_turns(measured, rounds)
+        contenders = part.contenders(root, output, screen)
+        found = in_turns({name: Contender(run, cores) for name, (run, cores, _) in contenders.items()}, rounds)
         print(f"{part.COUNT} files, {part.check_equal(output)} objects, equal boxes")
-        for name, seconds in found.items():
-            theirs = found.get("OpenMMLab's way, " + ("the three lists" if "three" in name else "one list"), seconds)
+        for name, (_, _, other) in contenders.items():
+            seconds, theirs = found[name], found[other]
             print(
-                f"  {name:34} {seconds:7.3f} s {part.COUNT / seconds:8.0f} files/s {theirs / seconds:6.2f}x OpenMMLab's"
+                f"  {name:40} {seconds:7.3f} s {part.COUNT / seconds:8.0f} files/s {theirs / seconds:6.2f}x OpenMMLab's"
             )
 
 

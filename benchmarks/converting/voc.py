@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
-from collections.abc import Callable, Sequence
+import pty
+import shutil
+import subprocess
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, redirect_stderr
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 from xml.etree import ElementTree
 from xml.parsers import expat
 
@@ -85,22 +91,51 @@ def make_set(folder: Path) -> Path:
     return root
 
 
-def ours(root: Path, output: Path, splits: Sequence[str], nproc: int = 1) -> None:
-    """Converts by dpipe, which also opens every image."""
-    convert_voc(root, output, splits=splits, nproc=nproc)
+@contextmanager
+def terminal() -> Iterator[TextIO]:
+    """A terminal, read by a process of its own."""
+    controller, end = pty.openpty()
+    with subprocess.Popen(["cat"], stdin=controller, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as reader:
+        os.close(controller)
+        with os.fdopen(end, "w") as file:
+            yield file
+        reader.wait()
 
 
-def openmmlab_way(root: Path, output: Path, splits: Sequence[str]) -> None:
+def ours(root: Path, output: Path, splits: Sequence[str], screen: TextIO | None = None, nproc: int = 1) -> None:
+    """Converts by dpipe, which also opens every image; with its bar if there is a terminal."""
+    if screen is None:
+        convert_voc(root, output, splits=splits, nproc=nproc)
+        return
+    with redirect_stderr(screen):
+        convert_voc(root, output, splits=splits, nproc=nproc, show_progress=True)
+
+
+def show_as_openmmlab(screen: TextIO, done: int, total: int, began: float) -> None:
+    """Writes what mmengine's bar writes for each item: how many are done, how fast, for how long, and how far it is."""
+    passed = time.perf_counter() - began
+    left = int(passed * (total - done) / done + 0.5)
+    line = f"\r[{{}}] {done}/{total}, {done / passed:.1f} task/s, elapsed: {int(passed + 0.5)}s, ETA: {left:5}s"
+    room = int(shutil.get_terminal_size().columns - len(line)) + 2
+    width = max(2, min(50, room, int(shutil.get_terminal_size().columns * 0.6)))
+    marks = int(width * done / total)
+    screen.write(line.format(">" * marks + " " * (width - marks)))
+    screen.flush()
+
+
+def openmmlab_way(root: Path, output: Path, splits: Sequence[str], screen: TextIO | None = None) -> None:
     """Does what mmdet 3.3's converter does: one split after the other, each read from the start; no image is opened.
 
-    Its bar, which writes a line for each image, is left out here, and so is its mistake of one pixel in widths.
+    Its mistake of one pixel in widths is left out. Its bar is shown if there is a terminal.
     """
     ids = {name: number for number, name in enumerate(VOC_CLASSES)}
     output.mkdir(exist_ok=True)
     for split in splits:
         images: list[dict[str, Any]] = []
         annotations: list[dict[str, Any]] = []
-        for name in (root / f"VOC2007/ImageSets/Main/{split}.txt").read_text().split():
+        names = (root / f"VOC2007/ImageSets/Main/{split}.txt").read_text().split()
+        began = time.perf_counter()
+        for name in names:
             tree = ElementTree.parse(f"{root}/VOC2007/Annotations/{name}.xml").getroot()
             size = tree.find("size")
             boxes, labels, difficult = [], [], []
@@ -130,6 +165,8 @@ def openmmlab_way(root: Path, output: Path, splits: Sequence[str]) -> None:
             images.append(
                 {"id": len(images), "file_name": f"VOC2007/JPEGImages/{name}.jpg", "height": height, "width": width}
             )
+            if screen is not None:
+                show_as_openmmlab(screen, len(images), len(names), began)
         categories = [{"supercategory": "none", "id": number, "name": name} for name, number in ids.items()]
         document = {"images": images, "type": "instance", "categories": categories, "annotations": annotations}
         with (output / f"theirs_{split}.json").open("w") as file:
@@ -142,18 +179,30 @@ def parser_alone(root: Path) -> None:
         expat.ParserCreate().Parse(path.read_bytes(), True)
 
 
-def contenders(root: Path, output: Path) -> dict[str, tuple[Callable[[], object], int]]:
-    """Returns what is measured, by name, and on how many cores."""
-    one = ("trainval",)
-    return {
-        "dpipe, one list": (lambda: ours(root, output / "ours", one), 1),
-        "dpipe, one list, --nproc 2": (lambda: ours(root, output / "ours", one, nproc=2), 2),
-        "OpenMMLab's way, one list": (lambda: openmmlab_way(root, output / "theirs", one), 1),
-        "dpipe, the three lists": (lambda: ours(root, output / "ours", LISTS), 1),
-        "dpipe, the three lists, --nproc 2": (lambda: ours(root, output / "ours", LISTS, nproc=2), 2),
-        "OpenMMLab's way, the three lists": (lambda: openmmlab_way(root, output / "theirs", LISTS), 1),
-        "expat alone": (lambda: parser_alone(root), 1),
-    }
+def contenders(root: Path, output: Path, screen: TextIO) -> dict[str, tuple[Callable[[], object], int, str]]:
+    """Returns what is measured, by name: how, on how many cores, and what it is compared with.
+
+    Args:
+        root: The data set.
+        output: A folder for what they write.
+        screen: The terminal for their bars.
+    """
+    found: dict[str, tuple[Callable[[], object], int, str]] = {}
+    for lists, splits in (("one list", ("trainval",)), ("three lists", LISTS)):
+        for bar, on in ((", with bar", screen), ("", None)):
+            theirs = f"OpenMMLab's way, {lists}{bar}"
+
+            def convert(splits: Sequence[str] = splits, on: TextIO | None = on, nproc: int = 1) -> None:
+                ours(root, output / "ours", splits, on, nproc)
+
+            def convert_as_openmmlab(splits: Sequence[str] = splits, on: TextIO | None = on) -> None:
+                openmmlab_way(root, output / "theirs", splits, on)
+
+            found[f"dpipe, {lists}{bar}"] = (convert, 1, theirs)
+            found[f"dpipe, {lists}{bar}, --nproc 2"] = (functools.partial(convert, nproc=2), 2, theirs)
+            found[theirs] = (convert_as_openmmlab, 1, theirs)
+    found["expat alone"] = (lambda: parser_alone(root), 1, "OpenMMLab's way, one list")
+    return found
 
 
 def check_equal(output: Path) -> int:
