@@ -143,7 +143,8 @@ def analyze(
         found = read_results(results, index)
     chosen = kind or ("segm" if "segm" in default_kinds(index, found)[0] else "bbox")
     if chosen == "segm" and found.masks is None and len(found):
-        raise InputError("the results have no masks: an analysis of segm needs them, one of bbox does not")
+        name = "the results" if isinstance(results, Results) else results
+        raise InputError(f"{name}: without masks; an analysis of segm needs them, one of bbox does not")
 
     matches, evaluation = match(found, index, chosen, iou)
     assert evaluation.eval is not None

@@ -96,11 +96,9 @@ def compare(first: Analysis, second: Analysis, *, resamples: int = 1000, seed: i
     if resamples < 1:
         raise InputError(f"resamples is {resamples}; expected 1 or more")
     generator = np.random.default_rng(seed)
-    drawn = [
-        generator.multinomial(a.num_images, np.full(a.num_images, 1 / max(a.num_images, 1)), size=size)
-        for size in [CHUNK] * (resamples // CHUNK) + [resamples % CHUNK]
-        if size
-    ]
+    share = np.full(a.num_images, 1 / max(a.num_images, 1))
+    sizes = [CHUNK] * (resamples // CHUNK) + [resamples % CHUNK]
+    drawn = [generator.multinomial(a.num_images, share, size=size) for size in sizes if size and a.num_images]
     # The data set itself comes first: (1 + draws, classes, IoUs)
     weights = [np.ones((1, a.num_images)), *(part.astype(np.float64) for part in drawn)]
     aps = [_aps(matches, weights) for matches in (a, b)]

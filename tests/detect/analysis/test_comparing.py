@@ -107,8 +107,9 @@ def test_without_objects_or_detections(study, truth):
     ap = detect.compare(nothing, nothing, resamples=5).overall[0]
     assert (ap.first, ap.second, ap.low, ap.high) == (0, 0, 0, 0)
     truth["annotations"] = []
-    empty = study(truth, [])
-    assert np.isnan(detect.compare(empty, empty, resamples=5).overall[0].low)
+    for images in (truth["images"], []):
+        empty = study({**truth, "images": images}, [])
+        assert np.isnan(detect.compare(empty, empty, resamples=5).overall[0].low)
 
 
 def test_what_cannot_be_compared(study, truth, scenes, found):
