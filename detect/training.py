@@ -13,6 +13,7 @@ from detect.reporting.closing import report_at_the_end
 from detect.running.boards import require_wandb
 from detect.running.control import TrainingInterruptedError, deterministic, signals
 from detect.running.devices import Accelerator, launched_rank, make_fabric
+from detect.running.loss_step import without_stride_warnings
 from detect.running.run import Run
 from detect.running.together import failing_together
 from detect.running.workdir import prepared_work_dir
@@ -63,6 +64,7 @@ def train(
             report_at_the_end(work_dir, console.print) if fabric.is_global_zero else nullcontext(),
             deterministic(fabric.device),
             signals() as received,
+            without_stride_warnings(),
             failing_together(fabric, TrainingInterruptedError),
         ):
             run = Run(config, work_dir, training_data, validation_data, fabric, received, resume, console)

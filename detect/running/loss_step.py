@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
 if TYPE_CHECKING:
     from dpipe.target import Target
+
+
+@contextmanager
+def without_stride_warnings() -> Iterator[None]:
+    """Silences what DDP says of gradients whose strides are not its own, which images in channels_last give."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Grad strides do not match bucket view strides", UserWarning)
+        yield
 
 
 class LossStep(nn.Module):

@@ -396,6 +396,7 @@ class TestTwoProcesses:
         shapes.edit("val.json", add)
         done = self.run("train", shapes.recipe, *overrides, "--work-dir", work_dir)
         assert done.returncode == 0, done.stderr
+        assert "Warning" not in done.stderr
         records = [json.loads(line) for line in (work_dir / "train.jsonl").read_text().splitlines()]
         assert [record["kind"] for record in records] == ["train", "train", "epoch", "evaluation"]
         state = torch.load(work_dir / "checkpoints" / "last" / "state.pt", weights_only=True)
