@@ -89,7 +89,7 @@ def detect_in_views(model: nn.Module, views: Sequence[tuple[Tensor, Sequence[Tar
     """
     if len(views) == 1:
         ((images, targets),) = views
-        return model(images, targets)  # type: ignore[no-any-return]
+        return model(images, targets)
     merging = _merging(model)
     head = getattr(model, "roi_head", None)
     if isinstance(head, MaskingRoIHead) and head.mask_head is not None and isinstance(model, TwoStageDetector):
