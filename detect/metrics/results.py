@@ -119,6 +119,15 @@ def read_results(path: str | Path, index: CocoIndex) -> Results:
             detection that is wrong: not a mapping, a key is missing, an id is not in the data set, a value is no
             number, a box has a negative side, a mask is damaged or not of its image's size.
     """
+    return results_of(read_rows(path), index, lambda number: f"{path}: detection {number}")
+
+
+def read_rows(path: str | Path) -> list[Any]:
+    """The entries of a file in COCO's results format, not looked at yet.
+
+    Raises:
+        InputError: If the file is no JSON list.
+    """
     try:
         rows = orjson.loads(Path(path).read_bytes())
     except OSError as error:
@@ -128,17 +137,31 @@ def read_results(path: str | Path, index: CocoIndex) -> Results:
     if not isinstance(rows, list):
         hint = ", as of a data set" if isinstance(rows, dict) and "images" in rows else ""
         raise InputError(f"{path}: holds a {type(rows).__name__}{hint}; COCO results are a list of detections")
+    return rows
 
-    def where(number: int) -> str:
-        return f"{path}: detection {number}"
 
+def results_of(rows: Sequence[Any], index: CocoIndex, where: Where, *, with_masks: bool = True) -> Results:
+    """Detections of the entries of COCO's results format.
+
+    Args:
+        rows: See :func:`read_rows`.
+        index: The data set that they belong to.
+        where: Names an entry, for messages.
+        with_masks: Whether masks are read and checked, which takes most of the time; without, they are only where an
+            entry has no box.
+
+    Raises:
+        InputError: See :func:`read_results`.
+    """
     for number, row in enumerate(rows):
         if not isinstance(row, dict):
             raise InputError(f"{where(number)} is {shorten(row)}; expected a mapping with image_id, category_id, score")
     image_ids = _ids(rows, "image_id", index.image_ids, where, index)
     category_ids = _ids(rows, "category_id", index.category_ids, where, index)
     scores = _numbers(rows, "score", 1, where)[:, 0]
-    masks = _masks(rows, image_ids, where, index)
+    masks = None
+    if with_masks or not all("bbox" in row for row in rows):
+        masks = _masks(rows, image_ids, where, index)
     boxes = _boxes(rows, masks, where)
     return Results(image_ids, category_ids, boxes, scores, masks)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -48,10 +49,12 @@ class History:
     evaluations: list[Record] = field(default_factory=list)
     skipped: list[tuple[str, str, str]] = field(default_factory=list)
 
+    @cached_property
     def losses(self) -> list[Curve]:
         """The losses and what else each iteration tells, ``loss`` first."""
         return _curves(self.training, lambda record: {k: v for k, v in record.items() if k not in NOT_LOSSES})
 
+    @property
     def rates(self) -> list[Curve]:
         """The learning rate, and those of groups of weights."""
 

@@ -14,7 +14,7 @@ import yaml
 from pydantic import ValidationError
 
 from detect.metrics.evaluating import evaluate_results
-from detect.metrics.results import Results, read_results
+from detect.metrics.results import read_rows, results_of
 from detect.predicting.predictions import SCORE_THR
 from detect.reporting.charts import Chart, draw_chart
 from detect.reporting.history import Curve, History, read_history
@@ -158,19 +158,32 @@ def _samples(
     index: CocoIndex, recipe: Mapping[str, Any], evaluation: Evaluation, count: int, unusable: set[str]
 ) -> list[Sample]:
     assert evaluation.results is not None
-    found: Results = read_results(evaluation.results, index)
+    path, rows = evaluation.results, read_rows(evaluation.results)
     folder = str(value_of(recipe, "data", "val", "images") or "")
-    samples = Samples(index, folder, found, by_class=evaluation.by_class)
-    return [samples.draw(number, why) for number, why in samples.choose(count, unusable)]
+
+    def samples_of(numbers: Sequence[int], with_masks: bool) -> Samples:
+        found = results_of(
+            [rows[number] for number in numbers],
+            index,
+            lambda place: f"{path}: detection {numbers[place]}",
+            with_masks=with_masks,
+        )
+        return Samples(index, folder, found, by_class=evaluation.by_class)
+
+    chosen = samples_of(range(len(rows)), with_masks=False).choose(count, unusable)
+    # Masks of the whole data set would take gigabytes.
+    ids = {int(index.image_ids[number]) for number, _ in chosen}
+    samples = samples_of([number for number, row in enumerate(rows) if row["image_id"] in ids], with_masks=True)
+    return [samples.draw(number, why) for number, why in chosen]
 
 
 def _charts(history: History) -> list[Chart]:
     """Loss, learning rates, and the main numbers of each kind of evaluation."""
     end = _last_iteration(history)
-    whole = [curve for curve in history.losses() if curve.name == "loss"]
+    whole = [curve for curve in history.losses if curve.name == "loss"]
     charts = [
         draw_chart("Loss", whole, end, smooth=True, may_be_log=True),
-        draw_chart("Learning rate", history.rates(), end, may_be_log=True),
+        draw_chart("Learning rate", history.rates, end, may_be_log=True),
     ]
     kinds = dict.fromkeys(
         kind for record in history.evaluations for kind in evaluation_of("", Kept(Path(), record)).kinds
@@ -184,7 +197,7 @@ def _charts(history: History) -> list[Chart]:
 def _parts(history: History) -> list[Chart]:
     """A small chart of each number that training tells beside the loss."""
     end = _last_iteration(history)
-    curves = [curve for curve in history.losses() if curve.name != "loss"]
+    curves = [curve for curve in history.losses if curve.name != "loss"]
     charts = [draw_chart(curve.name, [curve], end, smooth=True, size=SMALL_CHART) for curve in curves]
     return [chart for chart in charts if chart is not None]
 

@@ -146,7 +146,7 @@ def tiles(history: History, evaluations: Sequence[Evaluation], epochs: Any) -> l
     shown.append(
         Tile("epoch", f"{last_record.get('epoch', '?')} of {epochs}", f"{last_record['iteration']:,} iterations")
     )
-    losses = [curve for curve in history.losses() if curve.name == "loss"]
+    losses = [curve for curve in history.losses if curve.name == "loss"]
     if losses:
         values = losses[0].values
         shown.append(Tile("loss", f"{values[-1]:.4g}", f"{values[0]:.4g} at first"))

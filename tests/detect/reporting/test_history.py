@@ -26,7 +26,7 @@ def history_of(tmp_path: Path, records: Iterable[dict[str, Any]]) -> History:
 def test_iterations_that_were_done_again_count_as_they_were_done_last(tmp_path: Path) -> None:
     lost = [step(10, 5.0), step(20, 4.0), evaluation(20, 0.1), step(25, 3.0), step(30, 2.0), evaluation(30, 0.2)]
     history = history_of(tmp_path, [*lost, step(20, 4.5), evaluation(20, 0.3), step(28, 2.5)])
-    (loss,) = history.losses()
+    (loss,) = history.losses
     assert (loss.iterations, loss.values) == ([10, 20, 28], [5.0, 4.5, 2.5])
     (ap,) = history.metrics("bbox")
     assert (ap.name, ap.iterations, ap.values) == ("AP", [20], [0.3])
@@ -39,9 +39,9 @@ def test_curves_are_of_losses_and_rates_by_their_names(tmp_path: Path) -> None:
         step(2, math.nan, acc="many", group_lrs={"backbone": 0.02}, **times),
     ]
     history = history_of(tmp_path, rows)
-    assert [(curve.name, curve.iterations) for curve in history.losses()] == [("loss", [1, 2]), ("acc", [1])]
-    assert math.isnan(history.losses()[0].values[1])
-    assert [(curve.name, curve.values) for curve in history.rates()] == [("lr", [0.1, 0.1]), ("backbone", [0.01, 0.02])]
+    assert [(curve.name, curve.iterations) for curve in history.losses] == [("loss", [1, 2]), ("acc", [1])]
+    assert math.isnan(history.losses[0].values[1])
+    assert [(curve.name, curve.values) for curve in history.rates] == [("lr", [0.1, 0.1]), ("backbone", [0.01, 0.02])]
 
 
 def test_files_that_were_skipped_are_told_once(tmp_path: Path) -> None:

@@ -182,6 +182,18 @@ def test_the_number_of_samples_can_be_chosen(make: Make, page_of: Make) -> None:
         report(made.work_dir, samples=-1)
 
 
+def test_masks_are_read_of_the_samples_alone(make: Make, page_of: Make) -> None:
+    made = make()
+    made.evaluate(10)
+    path = made.work_dir / "evaluations" / "best" / "results.json"
+    rows = json.loads(path.read_text())
+    rows[4]["segmentation"]["counts"] = "damaged"  # of the second image; the first has the most mistakes
+    path.write_text(json.dumps(rows))
+    assert len(page_of(made, samples=1).of_class("mask")) == 5
+    with pytest.raises(InputError, match=r"results.json: detection 4"):
+        report(made.work_dir, samples=3)
+
+
 def test_files_that_could_not_be_used_are_told_and_no_samples(make: Make, page_of: Make) -> None:
     made = make()
     made.evaluate(10)
