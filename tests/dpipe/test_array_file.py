@@ -115,3 +115,27 @@ def test_only_small_arrays_are_summed(path: Path, monkeypatch: pytest.MonkeyPatc
     path.write_bytes(data.replace(b"abc", b"abd"))
     with pytest.raises(DamagedError, match="damaged array"):
         map_arrays(path)
+
+
+def test_a_disk_that_fails_while_the_rest_is_written_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = []
+
+    def fail_once(file: int) -> None:
+        calls.append(file)
+        if len(calls) == 1:  # Linux tells of an error once
+            raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(array_file, "FLUSH_BYTES", 64)
+    monkeypatch.setattr("os.fsync", fail_once)
+    with pytest.raises(OSError, match="Input/output error"):
+        write_arrays(tmp_path / "a", arrays(), {})
+    assert not list(tmp_path.iterdir())
+
+
+def test_arrays_that_are_flushed_in_parts_come_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(array_file, "FLUSH_BYTES", 7)
+    monkeypatch.setattr(array_file, "PIECE_BYTES", 3)
+    write_arrays(tmp_path / "a", arrays(), {"names": ["ä"]})
+    assert_whole(map_arrays(tmp_path / "a"))
