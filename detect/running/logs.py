@@ -239,7 +239,7 @@ class _Bar(Progress):
         """The bars, then the line."""
         yield from super().get_renderables()
         if self.told:
-            yield Text(self.told, style="dim")
+            yield Text(self.told, style="dim", overflow="fold", no_wrap=False)  # a console may say otherwise
 
 
 def peak_memory_mib() -> int | None:

@@ -41,10 +41,11 @@ def test_lines_tell_losses_times_memory_and_what_is_left(tmp_path, monkeypatch):
     assert record["memory_mib"] == 321
 
 
-def test_a_terminal_has_all_of_it_in_the_bar(tmp_path, monkeypatch):
+@pytest.mark.parametrize("width", [60, 200])
+def test_a_terminal_has_all_of_it_in_the_bar(tmp_path, monkeypatch, width):
     monkeypatch.setattr(logs, "peak_memory_mib", lambda: 321)
     console = make_console(True)
-    console.width = 200
+    console.width = width
     log = RunLog(tmp_path, 19, 100, console)
     with log.running():
         log_one(log, 20)
@@ -56,8 +57,8 @@ def test_a_terminal_has_all_of_it_in_the_bar(tmp_path, monkeypatch):
     printed = console.file.getvalue()
     assert "\x1b" in printed
     plain = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", printed)
-    assert re.search(r"epoch 1/2 .* 20/100 .*eta 0:04:00", plain)
-    assert TOLD in plain
+    assert re.search(r"epoch 1/2 .* 20/100 .*eta 0:04:00", plain) or width < 100
+    assert "".join(TOLD.split()) in "".join(plain.split())  # in several lines where one is too narrow
     assert "5/5" in plain
     assert "6/5" not in plain
     assert "iter 20/100" not in plain  # no line for it besides
