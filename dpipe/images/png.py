@@ -20,9 +20,6 @@ try:
     from rasterio.io import MemoryFile
 except ImportError:
     rasterio = None
-else:
-    # It says so of every image that has no place on the earth.
-    warnings.filterwarnings("ignore", category=NotGeoreferencedWarning)
 
 PNG_START, PNG_END = b"\x89PNG\r\n\x1a\n", b"IEND\xae\x42\x60\x82"
 LEAST_PIXELS = 1 << 16  # in smaller images GDAL's opening costs more than its decoding saves
@@ -50,10 +47,13 @@ def decode_png(data: bytes, size: Size, scratch: Scratch) -> np.ndarray | None:
     if rasterio is None or size[0] * size[1] < LEAST_PIXELS or not _is_plain(data):
         return None
     image = scratch.array("decoded", (*size, 3))
+    # It says so of every image that has no place on the earth. Told each time, as another thread that sets the filters
+    # back to what they were takes this one along.
+    warnings.filterwarnings("ignore", category=NotGeoreferencedWarning)
     try:
         with MemoryFile(data) as file, file.open(driver="PNG") as source:
             source.read(out=image.transpose(2, 0, 1))
-    except (RasterioError, NotGeoreferencedWarning):  # the warning, where someone has made errors of warnings since
+    except (RasterioError, NotGeoreferencedWarning):  # the warning, where another thread has just made errors of them
         return None
     return image
 
