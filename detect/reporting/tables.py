@@ -155,9 +155,7 @@ def tiles(history: History, evaluations: Sequence[Evaluation], epochs: Any) -> l
         waits = "" if wait is None else f"{wait:.3f} s of it waiting for data"
         memory = _most(history, "memory_mib")
         shown.append(
-            Tile(
-                "seconds an iteration", f"{step:.3f}", waits + (f"; {memory:,.0f} MiB of GPU memory" if memory else "")
-            )
+            Tile("seconds an iteration", f"{step:.3f}", waits + (f"; {memory:,.0f} MiB of memory" if memory else ""))
         )
     return shown
 

@@ -84,7 +84,7 @@ def test_numbers_of_the_run_are_told(make: Make, page_of: Make) -> None:
     assert tile(page, "bbox AP")[1].startswith("best, epoch 1; last: ")
     assert tile(page, "epoch") == ["1 of 3", "20 iterations"]
     assert tile(page, "loss") == ["0.45", "9 at first"]
-    assert tile(page, "seconds an iteration") == ["0.250", "0.010 s of it waiting for data; 2,048 MiB of GPU memory"]
+    assert tile(page, "seconds an iteration") == ["0.250", "0.010 s of it waiting for data; 2,048 MiB of memory"]
     assert "COCO bbox, maxDets=1, 10, 100, in percent" in page.texts
     assert [text for text in page.texts if text in ("best", "last")] == ["best", "last"] * 2  # bbox and segm
     assert "detect train" in page.texts
