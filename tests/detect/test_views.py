@@ -71,6 +71,15 @@ def test_by_default_the_recipes_scale_is_looked_at_twice(shapes):
     assert all(view.normalize == plain.normalize and view.size_divisor == 32 for view in views)
 
 
+@pytest.mark.parametrize(("keep_ratio", "size"), [(True, (48, 72)), (False, (48, 96))])
+def test_scales_keep_the_ratio_where_the_recipe_does(shapes, keep_ratio, size):
+    def change(recipe):
+        recipe["data"]["test_transforms"][0]["keep_ratio"] = keep_ratio
+
+    shapes.edit("recipe.yaml", change)
+    assert plans(build_views(shapes.config(SCALES), tta=True))[1].size == size
+
+
 def test_scales_need_a_resize(shapes):
     bare = 'data.test_transforms=[{"type":"Normalize","mean":[0,0,0],"std":[1,1,1]}]'
     with pytest.raises(InputError, match=r"evaluation.tta.scales.*which have 0; expected one"):
@@ -152,6 +161,7 @@ class TestMeanMasks:
         info = ModelInfo(("box", "disc"), (4, 9), config.to_yaml(), 0, 0)
         predictor = detect.load(config, save_checkpoint(tmp_path, build_model(config, 2), {}, info), tta=True)
         pixels = cv2.imread(str(shapes.images[0]))[..., ::-1]  # 64 x 96
+        predictor._model.roi_head.mask_thr = 0.45
         seen = []
 
         def encode(probabilities, *others):
@@ -181,7 +191,7 @@ class TestMeanMasks:
                     probabilities.append(own.flip(2) if mirrored else own)
         assert_close(seen[0], torch.stack(probabilities).mean(dim=0), atol=1e-3, rtol=0)
         assert (seen[0] - probabilities[0]).abs().max() > 0.01
-        assert found.masks == encode_masks(seen[0], torch.from_numpy(found.boxes), (64, 96), 0.5)
+        assert found.masks == encode_masks(seen[0], torch.from_numpy(found.boxes), (64, 96), 0.45)
 
     def test_each_view_counts_alike_whatever_the_precision(self, shapes, checkpoint, monkeypatch):
         predictor = detect.load(shapes.config(SCALES), checkpoint, tta=True)
@@ -192,7 +202,7 @@ class TestMeanMasks:
             return [torch.full((len(found), 4, 4), value, dtype=torch.bfloat16) for found in detections]
 
         monkeypatch.setattr(type(predictor._model.roi_head), "predict_masks", predict_masks)
-        for values, on in (([0.0, 1, 0.5, 0.53125], True), ([1, 0.96875, 0, 0], False)):
+        for values, on in (([0.0, 1, 0.5, 0.53125], True), ([1, 0.99609375, 0, 0], False)):
             found = predictor.predict(shapes.images[0])
             assert values == []
             inside = found.bitmaps()[found.bitmaps().any(axis=(1, 2))]

@@ -58,6 +58,19 @@ def test_numbers_equal_pycocotools(seed, kind, random_case, save, load):
     assert list(scores.per_class["class 3"]) == ["AP", "AP50", "AP75", "AR100"]
 
 
+def test_of_many_detections_of_a_class_the_first_hundred_count(random_case, save, load):
+    truth, _ = random_case(0)
+    index = save(truth)
+    keys = ("image_id", "category_id", "bbox")
+    objects = [{key: row[key] for key in keys} for row in truth["annotations"][:20]]
+    right = [{**row, "score": 0.5} for row in objects]
+    wrong = [{**row, "bbox": objects[0]["bbox"], "score": 0.9} for row in objects[::4] for _ in range(99)]
+    first, alone = (evaluate_coco(load(rows, index), index, "bbox") for rows in ([*wrong, *right], right))
+    assert 0 < first.metrics["AR100"] < alone.metrics["AR100"]
+    expected = reference(index.path, [*wrong, *right], "bbox")
+    np.testing.assert_allclose(list(first.metrics.values()), expected.stats, rtol=0, atol=1e-12)
+
+
 def test_objects_to_ignore_count_as_in_pycocotools(random_case, save, load):
     truth, results = random_case(1)
     for annotation in truth["annotations"][::2]:
