@@ -21,13 +21,11 @@ from detect.running.state import ModelInfo, save_checkpoint
 
 CLASSES = ("cat", "dog", "horse")
 RESNET = "model.backbone={_delete_: true, type: ResNet, depth: 18, base_channels: 8, out_indices: [0, 1, 2]}"
-TWO_LEVELS = [RESNET.replace("[0, 1, 2]", "[0, 1]"), "model.neck.out_channels=8", "model.neck.num_outs=3"]
+TWO_STAGES = [RESNET.replace("[0, 1, 2]", "[0, 1]"), "model.neck.out_channels=8", "model.neck.num_outs=3"]
 RPN = ["feat_channels=8", "scales=[4]", "test_nms_pre=200", "test_max_per_img=60"]
 BOX_HEAD = ["fc_out_channels=16"]
 FCOS = ["feat_channels=8", "num_groups=4", "stacked_convs=1", "regress_ranges=[[-1, 32], [32, 64], [64, 1000]]"]
 POINTS = [*FCOS, "test_nms_pre=200", "test_max_per_img=60"]
-
-
 STAGE = "{type: Shared2FCBBoxHead, fc_out_channels: 16, reg_class_agnostic: true}"
 ASSIGNER = "{type: MaxIoUAssigner, pos_iou_thr: 0.5, neg_iou_thr: 0.5}"
 MASKS = "{type: FCNMaskHead, num_convs: 1, conv_out_channels: 8}"
@@ -40,19 +38,16 @@ def under(key: str, values: list[str]) -> list[str]:
 FAMILIES = {
     "cascade": [
         "demo_streets",
-        *TWO_LEVELS,
+        *TWO_STAGES,
         *under("rpn_head", RPN),
-        *(f"model.roi_head.bbox_head.{stage}.fc_out_channels=16" for stage in range(3)),
-        *(
-            f"model.roi_head.mask_head.{stage}.{key}"
-            for stage in range(3)
-            for key in ("num_convs=1", "conv_out_channels=8")
-        ),
+        "model.neck.num_outs=2",
+        *under("roi_head", [f"bbox_head=[{STAGE}, {STAGE}]", f"mask_head=[{MASKS}, {MASKS}]"]),
+        *under("roi_head", [f"assigner=[{ASSIGNER}, {ASSIGNER}]", "stage_loss_weights=[1, 0.5]"]),
         "model.roi_head.max_per_img=40",
     ],
     "mask": [
         "mask_rcnn_r50_fpn_coco",
-        *TWO_LEVELS,
+        *TWO_STAGES,
         *under("rpn_head", RPN),
         *under("roi_head.bbox_head", BOX_HEAD),
         *under("roi_head.mask_head", ["num_convs=1", "conv_out_channels=8"]),
@@ -60,14 +55,14 @@ FAMILIES = {
     ],
     "fcos_rpn": [
         "faster_rcnn_r50_fpn_fcos_rpn_coco",
-        *TWO_LEVELS,
+        *TWO_STAGES,
         *under("rpn_head", POINTS),
         *under("roi_head.bbox_head", BOX_HEAD),
         *under(
             "roi_head", ["bbox_roi_extractor.num_levels=3", "max_per_img=40", "nms={type: NMS, class_agnostic: true}"]
         ),
     ],
-    "fcos": ["fcos_r50_caffe_fpn_gn_coco", *TWO_LEVELS, *under("bbox_head", [*FCOS, "max_per_img=40", "nms_pre=200"])],
+    "fcos": ["fcos_r50_caffe_fpn_gn_coco", *TWO_STAGES, *under("bbox_head", [*FCOS, "max_per_img=40", "nms_pre=200"])],
     "rpn": [
         "rpn_r50_c4_voc",
         RESNET.replace("[0, 1, 2]", "[1]"),
@@ -75,16 +70,16 @@ FAMILIES = {
     ],
     "double_head": [
         "double_head_faster_rcnn_r50_fpn_coco",
-        *TWO_LEVELS,
+        *TWO_STAGES,
         "model.neck.type=PAFPN",
         *under("rpn_head", RPN),
         *under("roi_head.bbox_head", [*BOX_HEAD, "conv_out_channels=16", "num_convs=1"]),
         *under("roi_head", ["bbox_roi_extractor.num_levels=2", "bbox_roi_extractor.alignment=unaligned"]),
     ],
-    "fcos_alone": ["fcos_rpn_r50_fpn_coco", *TWO_LEVELS, *under("rpn_head", [*POINTS, "norm_on_bbox=true"])],
+    "fcos_alone": ["fcos_rpn_r50_fpn_coco", *TWO_STAGES, *under("rpn_head", [*POINTS, "norm_on_bbox=true"])],
     "legacy": [
         "demo_streets",
-        *TWO_LEVELS,
+        *TWO_STAGES,
         *under("rpn_head", RPN),
         *under("roi_head", ["mask_head=null", "mask_roi_extractor=null", "bbox_roi_extractor.alignment=legacy"]),
         "model.auxiliary_head=null",

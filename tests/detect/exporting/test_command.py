@@ -47,10 +47,7 @@ def refused(tmp_path, monkeypatch):
         (("-o", "model.onnx", "--size", "640x16"), "640x16: a file for any size takes 33 px and more"),
         (("-o", "model.onnx", "--image", "none.png"), "none.png: no such image file"),
         (("-o", "model.onnx", "model.bbox_head.nms.type=SoftNMS"), "model.bbox_head.nms: SoftNMS cannot be exported"),
-        (
-            ("-o", "model.onnx", "data.test_transforms=[{type: Normalize, mean: [0, 0, 0], std: [9, 9, 9]}]"),
-            "resize to no size: expected one (--size",
-        ),
+        (("-o", "model.onnx", NO_RESIZE), "resize to no size: expected one (--size"),
     ],
 )
 def test_it_refuses_what_cannot_be_done(arguments, told, refused, case, tmp_path_factory):
