@@ -85,6 +85,13 @@ class TestInPrograms:
         assert not same(several[0], several[1])
         assert predictor.predict([]) == []
 
+    def test_low_scores_and_the_pixels_of_files_are_left_out(self, shapes, predictor):
+        found = predictor.predict(shapes.images[0])
+        thr = float(np.median(found.scores))
+        assert same(predictor.predict(shapes.images[0], score_thr=thr), found.above(thr))
+        assert 0 < len(found.above(thr)) < len(found)
+        assert found.source.pixels is None
+
     def test_what_they_are_does_not_depend_on_the_batch(self, shapes, predictor):
         images = [rgb(path) for path in shapes.images]
         images.insert(1, images[0][:, :50])  # of another size, in the midst
