@@ -33,6 +33,15 @@ def setting(case, tmp_path_factory):
     return folder
 
 
+@pytest.fixture(scope="module")
+def told(setting):
+    """The lines that the command of the page tells of model.pt2, which is written where the page has it."""
+    files = [str(setting / name) for name in ("my_recipe.yaml", "runs/mine", "model.pt2")]
+    result = CliRunner().invoke(app, ["export", *files[:2], "-o", files[2]])
+    assert result.exit_code == 0, result.output
+    return result.output.splitlines()
+
+
 @pytest.fixture
 def blocks(setting, monkeypatch):
     """The page's Python, which the setting is the current folder for."""
@@ -43,7 +52,7 @@ def blocks(setting, monkeypatch):
     return [compile(before + code, str(PAGE), "exec") for before, code in lines]
 
 
-def test_python_runs_and_finds_what_the_model_finds(setting, blocks, capsys):
+def test_python_runs_and_finds_what_the_model_finds(told, blocks, capsys):
     with_onnxruntime, paste, with_pytorch, from_python = blocks
     names: dict[str, object] = {}
     exec(from_python, names)
@@ -61,13 +70,6 @@ def test_python_runs_and_finds_what_the_model_finds(setting, blocks, capsys):
     bitmaps = expected.bitmaps()
     assert (np.array(names["bitmaps"]) != bitmaps).mean() < 0.01 * bitmaps.mean()
 
-    result = CliRunner().invoke(app, ["export", "my_recipe.yaml", "runs/mine", "-o", "model.pt2"])
-    assert result.exit_code == 0, result.output
-    told = result.output.splitlines()
-    assert "any number of images of any size from 17 px" in told[-3]
-    assert all(
-        re.search(r"\d+ detections: largest differences scores .* boxes .* px, masks ", line) for line in told[-2:]
-    )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # PyTorch's own, of what it reads with
         exec(with_pytorch, names)
@@ -75,8 +77,14 @@ def test_python_runs_and_finds_what_the_model_finds(setting, blocks, capsys):
     np.testing.assert_allclose(names["scores"][0, : len(expected)].detach(), expected.scores, atol=0.02)
 
 
+def test_the_command_tells_what_was_compared(told):
+    assert "any number of images of any size from 17 px" in told[-3]
+    line = r"image\(s\) of \d+x\d+ px, \d+ detections: largest differences scores .* boxes .* px, masks "
+    assert all(re.search(line, one) for one in told[-2:])
+
+
 @pytest.mark.realdata
-def test_an_exported_program_finds_what_the_detector_finds(setting, case, photos):
+def test_an_exported_program_finds_what_the_detector_finds(setting, told, case, photos):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         module = torch.export.load(setting / "model.pt2").module()
