@@ -130,8 +130,8 @@ def pyramid_strides(strides: Sequence[int], num_levels: int, num_outs: int) -> t
     """Strides of a pyramid whose extra levels double the stride.
 
     Raises:
-        InputError: There are not as many strides as levels, fewer outputs than levels, or so many that a cell of the last
-            one is larger than any image.
+        InputError: There are not as many strides as levels, fewer outputs than levels, or so many that a cell of the
+            last one is larger than any image.
     """
     if len(strides) != num_levels:
         raise InputError(f"a neck of {num_levels} in_channels needs as many strides, got {list(strides)}")
@@ -139,8 +139,8 @@ def pyramid_strides(strides: Sequence[int], num_levels: int, num_outs: int) -> t
         raise InputError(f"num_outs is {num_outs}, but a pyramid over {num_levels} levels has at least {num_levels}")
     if math.log2(strides[-1]) + num_outs - num_levels > math.log2(MOST_STRIDE):
         raise InputError(
-            f"num_outs is {num_outs}: the stride doubles from {strides[-1]} with each level beyond {num_levels}, expected "
-            f"at most {MOST_STRIDE}"
+            f"num_outs is {num_outs}: the stride doubles from {strides[-1]} with each level beyond {num_levels}, "
+            f"expected at most {MOST_STRIDE}"
         )
     extra = [strides[-1] * 2 ** (i + 1) for i in range(num_outs - num_levels)]
     return (*strides, *extra)
