@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +19,9 @@ from dpipe.outlines.polygon_coco import read_run_lengths
 if TYPE_CHECKING:
     from detect.models.detections import Detections, RunLengths
     from dpipe.coco import CocoIndex
+
+BLOCK = 1 << 18
+"""Masks are decompressed by so many characters at a time, as each becomes some hundred bytes on the way."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -248,8 +251,23 @@ def _masks(
     order = np.argsort(index.image_ids)
     places = order[np.searchsorted(index.image_ids, image_ids, sorter=order)]
     sizes = np.stack([index.heights, index.widths], axis=1).astype(np.int64)[places]
-    read_run_lengths(dict(enumerate(masks)), list(range(len(masks))), sizes, where)
+    by_number = dict(enumerate(masks))
+    for block in _blocks(masks):
+        read_run_lengths(by_number, list(block), sizes, where)  # to check them: the numbers are dropped
     return [mask if isinstance(mask["counts"], str) else _compressed(mask) for mask in masks]
+
+
+def _blocks(masks: Sequence[Mapping[str, Any]]) -> Iterator[range]:
+    """Ranges of masks, in order, of about ``BLOCK`` characters or numbers together."""
+    start = held = 0
+    for number, mask in enumerate(masks):
+        counts = mask.get("counts")
+        held += len(counts) if isinstance(counts, (str, list)) else 0
+        if held >= BLOCK:
+            yield range(start, number + 1)
+            start, held = number + 1, 0
+    if start < len(masks):
+        yield range(start, len(masks))
 
 
 def _compressed(mask: RunLengths) -> RunLengths:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+import tracemalloc
 
 import numpy as np
 import pytest
 import torch
 from pycocotools import mask as mask_utils
 
-from detect.metrics.results import Results, read_results
+from detect.metrics import results as results_module
+from detect.metrics.results import Results, read_results, results_of
 from detect.models.detections import Detections
 from dpipe.errors import InputError
 
@@ -160,6 +162,51 @@ def test_wrong_files_are_refused_in_one_line(content, message, index, tmp_path):
         read_results(path, index)
     assert str(path) in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("damaged", range(5))
+def test_masks_are_checked_in_all_blocks(damaged, index, tmp_path, monkeypatch):
+    monkeypatch.setattr(results_module, "BLOCK", 30)  # two masks
+    mask = rle(np.eye(6, 8))
+    rows = [{**GOOD, "segmentation": mask} for _ in range(5)]
+    path = tmp_path / "results.json"
+    path.write_text(json.dumps(rows))
+    assert read_results(path, index).masks == [mask] * 5
+    rows[damaged]["segmentation"] = {**mask, "counts": mask["counts"] + "1"}
+    path.write_text(json.dumps(rows))
+    with pytest.raises(InputError, match=f"detection {damaged}: run lengths are damaged"):
+        read_results(path, index)
+
+
+@pytest.mark.parametrize("compressed", [True, False])
+def test_masks_are_checked_in_little_memory(compressed, save, monkeypatch):
+    monkeypatch.setattr(results_module, "BLOCK", 1 << 12)
+    bitmap = np.random.default_rng(0).random((50, 60)) < 0.5
+    mask = rle(bitmap)
+    if not compressed:
+        runs = np.diff(
+            np.flatnonzero(np.diff(bitmap.ravel(order="F"), prepend=False, append=~bitmap[-1, -1])), prepend=0
+        )
+        mask = {"size": [50, 60], "counts": runs.tolist()}
+    index = save(
+        {
+            "images": [{"id": 7, "file_name": "7.jpg", "width": 60, "height": 50}],
+            "categories": [{"id": 13, "name": "disc"}],
+            "annotations": [],
+        }
+    )
+    text = json.dumps([{**GOOD, "segmentation": mask}] * 600)
+    rows = json.loads(text)
+    tracemalloc.start()
+    try:
+        found = results_of(rows, index, str)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert found.masks is not None
+    assert len(found.masks) == 600
+    assert (mask_utils.decode(found.masks[-1]) == bitmap).all()
+    assert peak < len(text)
 
 
 def test_a_file_that_is_not_there(index, tmp_path):
