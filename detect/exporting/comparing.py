@@ -30,7 +30,8 @@ RELATIVE = 1e-5
 """How far boxes may differ besides, as a share of their longer sides: float32 holds seven digits."""
 
 ROUNDED_SHARE = 0.02
-"""Of detections that may be others: where a score or an overlap is at its threshold, rounding decides."""
+"""Of detections that may be others: where a score or an overlap is at its threshold, rounding decides. It may be one
+however few there are, if more are the same: a fault of the graph changes all of them."""
 
 Values = NDArray[np.float32]
 
@@ -116,18 +117,20 @@ def compare(
     """
     counts = outputs[0].tolist()
     differences = np.zeros(3)
-    others = total = 0
+    others = total = same = 0
     for number, one in enumerate(expected):
         got = Expected(*(output[number][: counts[number]] for output in outputs[1:]), *[None] * (5 - len(outputs)))
         pairs = _pairs(one, got)
         others += len(one.scores) + len(got.scores) - 2 * len(pairs)
         total += len(one.scores)
+        same += len(pairs)
         if pairs:
             differences = np.maximum(differences, _differences(one, got, *np.array(pairs).T))
     scores, boxes, masks = differences.tolist()
     shape = (images.shape[0], images.shape[2], images.shape[3])
     told = "x".join(map(str, shape))
-    if others > 2 * math.ceil(ROUNDED_SHARE * total) or masks > TOLERANCE:
+    most_are_same = same > total - same or total == 0
+    if not (most_are_same and others <= 2 * math.ceil(ROUNDED_SHARE * total) and masks <= TOLERANCE):  # or NaN
         raise InputError(
             f"{file}: the exported model differs from the detector on images of {told}: of {total} detections "
             f"{others} differ by more than {TOLERANCE:g}, and masks by {masks:.1e}; nothing was written"

@@ -133,6 +133,32 @@ def test_comparing_tells_rounding_from_difference():
             compare([one], outputs(other), images, "m")
 
 
+def test_comparing_takes_no_other_detections_for_rounding_where_there_are_few():
+    images = torch.zeros(1, 3, 40, 50)
+    for count in (1, 2, 3):
+        one = found(count)
+        labels = one.labels.copy()
+        labels[0] = 1
+        other = Expected(one.boxes, one.scores, labels, None)
+        if count < 3:
+            with pytest.raises(InputError, match=f"of {count} detections 2 differ"):
+                compare([one], outputs(other), images, "m")
+        else:
+            assert compare([one], outputs(other), images, "m").others == 2
+    with pytest.raises(InputError, match="of 0 detections 1 differ"):
+        compare([found(0)], outputs(found(1)), images, "m")
+    assert compare([found(0)], outputs(found(0)), images, "m").detections == 0
+
+
+def test_comparing_pairs_a_detection_once():
+    one = found(10)
+    twice = Expected(
+        np.repeat(one.boxes[:1], 10, axis=0), *[np.repeat(x[:1], 10) for x in (one.scores, one.labels)], None
+    )
+    with pytest.raises(InputError, match="of 10 detections 18 differ"):
+        compare([twice], outputs(found(10)), torch.zeros(1, 3, 40, 50), "m")
+
+
 def test_comparing_looks_at_masks_of_the_same_detections():
     one = found(3)
     masks = np.zeros((3, 4, 4), dtype=np.float32)
@@ -141,3 +167,5 @@ def test_comparing_looks_at_masks_of_the_same_detections():
     assert compare([expected], [*outputs(one), masks[None] + 5e-4], images, "m").masks == pytest.approx(5e-4)
     with pytest.raises(InputError, match="and masks by"):
         compare([expected], [*outputs(one), masks[None] + 2e-3], images, "m")
+    with pytest.raises(InputError, match="and masks by nan"):
+        compare([expected], [*outputs(one), masks[None] * np.nan], images, "m")

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import cv2
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 
+from detect.config import build_augment
 from detect.exporting.selection import EMPTY, best_of, suppress
 from detect.models.necks.context_pooling import pool_and_resize
+from dpipe.backends.base import padded_size
+from dpipe.backends.opencv import OpenCVBackend
+from dpipe.images.memory import Scratch
 
 FAMILIES = ("cascade", "mask", "fcos_rpn", "fcos", "rpn", "double_head", "fcos_alone", "legacy")
 
@@ -19,6 +25,24 @@ def test_it_finds_what_the_detector_finds(family, case, photos):
     for images in (photos(2, (150, 203)), photos(1, (240, 320))):
         with torch.no_grad():
             assert made.check(made.graph(images), images) >= 24 * len(images)
+
+
+@pytest.mark.parametrize(("family", "bgr"), [("mask", False), ("fcos", True)])
+def test_it_prepares_pictures_as_the_pipeline_does(family, bgr, case):
+    made = case(family)
+    augment = build_augment(made.config, train=False)
+    assert augment.normalize.bgr is bgr
+    plan = augment.draw((750, 1000), seed=0, epoch=0, sample=0)
+    expected = np.empty((*padded_size([plan], augment.size_divisor), 3), np.float32)
+    pixels = np.random.default_rng(0).integers(0, 256, (750, 1000, 3), dtype=np.uint8)
+    OpenCVBackend((), augment).finish(pixels, plan, expected, Scratch())
+    resized = cv2.resize(pixels, plan.size[::-1])
+    prepared = made.graph.prepare(torch.from_numpy(resized).permute(2, 0, 1)[None].float())[0]
+    difference = np.abs(prepared.permute(1, 2, 0).numpy() - expected)
+    assert difference.max() < 1.01 / augment.normalize.std[0]  # of a grey level, as the two resize with other roundings
+    height, width = plan.size
+    assert not difference[height:].any()
+    assert not difference[:, width:].any()
 
 
 @pytest.mark.parametrize("family", ["cascade", "fcos", "rpn"])
