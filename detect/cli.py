@@ -73,7 +73,7 @@ def train_command(
         try:
             train(
                 recipe,
-                work_dir or Path("work_dirs", Path(config).stem),
+                work_dir,
                 resume=resume_from or resume,
                 devices=devices,
                 accelerator=accelerator_of(accelerator),

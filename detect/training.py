@@ -7,7 +7,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from detect.config import Config
+from detect.config import Config, as_config
 from detect.data import train_index, val_index
 from detect.reporting.closing import report_at_the_end
 from detect.running.boards import require_wandb
@@ -20,8 +20,8 @@ from detect.running.workdir import prepared_work_dir
 
 
 def train(
-    config: Config,
-    work_dir: str | Path,
+    config: Config | str | Path,
+    work_dir: str | Path | None = None,
     *,
     resume: bool | str | Path = False,
     devices: int = 1,
@@ -34,8 +34,8 @@ def train(
     ``tensorboard/``, ``checkpoints/``, ``evaluations/`` and, when it ends or is interrupted, ``report.html``.
 
     Args:
-        config: The recipe.
-        work_dir: Where the run's files go.
+        config: The recipe, or its file, or the name of a shipped one.
+        work_dir: Where the run's files go; ``work_dirs/<name of the recipe>`` where not given.
         resume: Go on from the newest intact checkpoint in the work directory, and begin where there is none; or the
             path of the checkpoint to go on from, or of its work directory.
         devices: GPUs, or processes on the CPU, of this machine. Each further one runs this program's command again,
@@ -51,7 +51,8 @@ def train(
             that is not finite.
         TrainingInterruptedError: After SIGINT or SIGTERM, when the iteration is done and saved.
     """
-    work_dir = Path(work_dir)
+    config = as_config(config)
+    work_dir = Path("work_dirs", Path(config.recipe.name).stem) if work_dir is None else Path(work_dir)
     if config.train.wandb is not None:
         require_wandb()
     fabric = make_fabric(devices, accelerator, config.train.precision)

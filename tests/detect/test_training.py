@@ -62,6 +62,20 @@ def signal_after(monkeypatch):
     return arm
 
 
+@pytest.mark.parametrize("command", [True, False])
+def test_a_recipes_file_is_trained_in_a_folder_of_its_name(shapes, tiny, tmp_path, monkeypatch, command):
+    monkeypatch.chdir(tmp_path)
+    model = {"_delete_": True, "type": tiny.split("type: ")[1].rstrip("}")}
+    settings = {"epochs": 1, "eval_every": 0}
+    Path("small.v2.yaml").write_text(json.dumps({"_base_": str(shapes.recipe), "model": model, "train": settings}))
+    if command:
+        done = CliRunner().invoke(app, ["train", "small.v2.yaml", "--accelerator", "cpu"])
+        assert done.exit_code == 0, done.output
+    else:
+        assert train("small.v2.yaml").parent == Path("work_dirs/small.v2/checkpoints")
+    assert Path("work_dirs/small.v2/checkpoints/last").is_dir()
+
+
 def test_a_run_writes_its_recipe_environment_logs_and_checkpoints(shapes, tmp_path, capsys):
     work_dir = tmp_path / "run"
     config = shapes.config(*OVERRIDES)
