@@ -1,6 +1,6 @@
 """``python -m detect`` is the ``detect`` command."""
 
-from detect.cli import main
+from dpipe.starting import detect
 
 if __name__ == "__main__":
-    main()
+    detect()

@@ -5,10 +5,10 @@ The public names below are imported from their modules when they are first used,
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
-
+TYPE_CHECKING = False  # as in typing, whose import would take longer than all the rest
 if TYPE_CHECKING:
+    from typing import Any
+
     from dpipe.adapters import to_detr, to_tensors, to_torchvision
     from dpipe.backends.dali_options import DaliOptions
     from dpipe.batch import Batch
@@ -98,6 +98,8 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name not in MODULES:
         raise AttributeError(f"module 'dpipe' has no attribute {name!r}")
+    import importlib
+
     return getattr(importlib.import_module(MODULES[name]), name)
 
 

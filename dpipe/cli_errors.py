@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -31,7 +32,8 @@ def one_line_errors(debug: bool, *known: type[Exception]) -> Iterator[None]:
     """
     for_the_user: tuple[type[Exception], ...] = (InputError, *known)
     try:
-        yield
+        with _interrupts_raised():
+            yield
     except for_the_user as error:
         if debug:
             raise
@@ -46,6 +48,19 @@ def one_line_errors(debug: bool, *known: type[Exception]) -> Iterator[None]:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         raise typer.Exit(EXIT_INTERRUPTED) from None
+
+
+@contextmanager
+def _interrupts_raised() -> Iterator[None]:
+    """Lets Ctrl-C raise ``KeyboardInterrupt`` where ``dpipe.starting`` has made it end the program at once."""
+    if signal.getsignal(signal.SIGINT) is not signal.SIG_DFL:
+        yield
+        return
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def fail(message: str) -> NoReturn:
