@@ -283,6 +283,18 @@ def test_what_check_says_of_real_streets(run, data_root, tmp_path, masks):
         assert kinds == ["unused_category", "rare_category"]
 
 
+@pytest.mark.realdata
+def test_check_finds_nothing_in_real_boxes(run, data_root, tmp_path):
+    result = run("voc", data_root / "bccd_voc", "-o", tmp_path)
+    assert (result.exit_code, result.stderr) == (0, "")
+    for split, images, boxes in (("train", 205, 2805), ("val", 87, 1138), ("trainval", 292, 3943), ("test", 72, 945)):
+        result = CliRunner().invoke(
+            app, ["check", str(tmp_path / f"voc_2007_{split}.json"), str(data_root / "bccd_voc")]
+        )
+        assert result.exit_code == 0, result.output
+        assert result.output == f"{images} images, {boxes} annotations: 0 errors, 0 warnings\n"
+
+
 @pytest.fixture
 def repaired(write_voc, voc_object_xml):
     """A data set with a box that is clipped, and an image that cannot be used."""
