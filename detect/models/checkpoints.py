@@ -102,7 +102,11 @@ def load_weights(model: nn.Module, source: str | Path, *, strict: bool = False) 
     faults = [f"{name} ({reason})" for name, reason in report.left_out if name not in expected_absent]
     faults += [f"{name} (missing)" for name in report.missing]
     if strict and faults:
-        raise InputError(f"{source}: does not fit the model in {len(faults)} of {len(own)} tensors: {_some(faults)}")
+        either = own.keys() | state.keys() - expected_absent
+        raise InputError(
+            f"{source}: does not fit the model in {len(faults)} of the {len(either)} tensors that either has: "
+            f"{_some(faults)}"
+        )
     try:
         model.load_state_dict(fitting, strict=False)
     except RuntimeError as error:  # tensors that cannot be copied, such as sparse ones

@@ -146,10 +146,19 @@ def test_strict_refuses_what_does_not_fit_and_changes_nothing(tmp_path):
     path = tmp_path / "weights.pth"
     torch.save({**make_model(81).state_dict(), "head.weight": torch.ones(2)}, path)
     model = blank(3)
-    with pytest.raises(InputError, match=r"in 3 of 9 tensors: fc.weight \(shape \[81, 4\]") as info:
+    with pytest.raises(InputError, match=r"in 3 of the 10 tensors that either has: fc.weight \(shape \[81") as info:
         load_weights(model, path, strict=True)
     assert "\n" not in str(info.value)
     assert_equal(model, blank(3))
+
+
+def test_a_misfit_counts_the_tensors_of_both(tmp_path):
+    strange = {f"stem.{number}": torch.ones(1) for number in range(20)}
+    state = {"fc.bias": torch.ones(3), **strange, "auxiliary_head.fc.bias": torch.ones(1), "ema_fc_bias": torch.ones(3)}
+    torch.save(state, tmp_path / "weights.pth")
+    # Of the model's 9 one is there, one is BatchNorm's counter, and 7 are missing.
+    with pytest.raises(InputError, match=r"in 27 of the 29 tensors that either has: stem\.0 "):
+        load_weights(blank(), tmp_path / "weights.pth", strict=True)
 
 
 def test_parts_that_a_model_lacks_and_averaged_copies_are_no_fault(tmp_path):
@@ -199,7 +208,7 @@ def test_strict_refuses_what_is_missing(tmp_path):
     state = make_model().state_dict()
     del state["conv.bias"]
     torch.save(state, tmp_path / "weights.pth")
-    with pytest.raises(InputError, match=r"in 1 of 9 tensors: conv.bias \(missing\)"):
+    with pytest.raises(InputError, match=r"in 1 of the 9 tensors that either has: conv.bias \(missing\)"):
         load_weights(blank(), tmp_path / "weights.pth", strict=True)
 
 
