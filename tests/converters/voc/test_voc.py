@@ -223,6 +223,7 @@ def test_objects_without_mask_and_masks_without_object_are_told(write_voc, voc_o
     objects = voc_object_xml("dog", (6, 6, 15, 15)) + voc_object_xml("cat", (20, 1, 30, 10))
     root = write_voc({"m": objects}, {"train": ["m"]}, masks={"m": labels})
     report = convert(root, tmp_path / "out")
+    assert (report.splits[0].instances, report.splits[0].masks) == (2, 1)
     assert ["segmentation" in a for a in read(tmp_path / "out", "voc_2012_train")["annotations"]] == [True, False]
     assert [note.split(" (")[0] for note in report.notes] == [
         "1 mask fits no object and was left out",
@@ -257,12 +258,28 @@ def test_images_of_other_formats(write_voc, voc_object_xml, tmp_path, endings, c
     assert image["file_name"] == f"VOC2012/JPEGImages/a{chosen}"
 
 
-def test_files_are_the_same_whatever_nproc(write_voc, voc_object_xml, tmp_path, monkeypatch):
-    monkeypatch.setattr("converters.voc.convert.IMAGES_PER_GROUP", 4)
-    monkeypatch.setattr("converters.voc.convert.FILES_PER_PROCESS", 4)
-    started = []
+@pytest.fixture
+def started(monkeypatch):
+    """The processes that have been started."""
+    found = []
     start = subprocess.Popen
-    monkeypatch.setattr("subprocess.Popen", lambda *args, **options: started.append(args) or start(*args, **options))
+    monkeypatch.setattr("subprocess.Popen", lambda *args, **options: found.append(args) or start(*args, **options))
+    monkeypatch.setattr("converters.voc.convert.IMAGES_PER_GROUP", 4)
+    return found
+
+
+def test_few_annotations_without_masks_are_not_worth_a_process(write_voc, voc_object_xml, tmp_path, started):
+    images = {name: voc_object_xml("dog", (1, 1, 10, 10)) for name in "abcdefghijklmnop"}
+    root = write_voc(images, {"train": list(images)[:8]})  # the others are searched for classes
+    convert(root, tmp_path / "boxes", nproc=2)
+    assert len(started) == 0
+    root = write_voc(images, {"train": list(images)[:8]}, masks=dict.fromkeys(images, np.ones((30, 40), np.uint8)))
+    convert(root, tmp_path / "masks", nproc=2)
+    assert len(started) == 2
+
+
+def test_files_are_the_same_whatever_nproc(write_voc, voc_object_xml, tmp_path, monkeypatch, started):
+    monkeypatch.setattr("converters.voc.convert.FILES_PER_PROCESS", 4)
     names = [f"i{number:02d}" for number in range(20)]
     images = {name: voc_object_xml("dog", (1 + n, 1, 20 + n, 9)) for n, name in enumerate(names)}
     root = write_voc(images, {"train": names[::-1], "val": names[:3]})
@@ -272,13 +289,6 @@ def test_files_are_the_same_whatever_nproc(write_voc, voc_object_xml, tmp_path, 
         assert len(started) == processes
     for file in ("voc_2012_train.json", "voc_2012_val.json"):
         assert len({(tmp_path / str(nproc) / file).read_bytes() for nproc in (1, 2, 3)}) == 1
-
-
-def test_few_annotations_without_masks_are_not_worth_a_process(write_voc, voc_object_xml, tmp_path, monkeypatch):
-    monkeypatch.setattr("subprocess.Popen", lambda *args, **options: pytest.fail("a process was started"))
-    root = write_voc({f"i{n:03d}": voc_object_xml("dog", (1, 1, 20, 9)) for n in range(200)}, {"train": ["i000"]})
-    for splits in (["train"], None):
-        convert(root, tmp_path / "out", splits=splits, nproc=2)
 
 
 def annotation_of(root):
