@@ -11,6 +11,7 @@ import pytest
 
 from detect import Results, evaluate_results
 from detect.reporting.keeping import best_of_each_image, keep_evaluation, kept_evaluations, tidy_evaluations
+from detect.running.state import UNFINISHED
 
 
 def names(folder: Path) -> list[str]:
@@ -60,6 +61,20 @@ def test_an_evaluation_is_there_whole_or_not_at_all(make: Callable[..., Any], mo
     assert names(made.work_dir / "evaluations") == ["best", "iter_00000010", "last"]
     tidy_evaluations(made.work_dir, 20, 20)
     assert [*kept_evaluations(made.work_dir)] == ["last"]
+
+
+def test_a_run_that_was_killed_and_goes_on_replaces_what_it_left(make: Callable[..., Any]) -> None:
+    made = make()
+    made.evaluate(10)
+    folder = made.work_dir / "evaluations"
+    lost = folder / "iter_00000010" / "of_the_lost_iterations"
+    unfinished = folder / f"{UNFINISHED}iter_00000020-1"
+    for left in (lost, unfinished / "results.json"):
+        left.parent.mkdir(exist_ok=True)
+        left.write_text("[")
+    made.evaluate(10)
+    assert names(folder) == ["best", "iter_00000010", "last"]
+    assert names(folder / "iter_00000010") == ["results.json", "scores.json"]
 
 
 def test_without_links_the_newest_is_the_last(make: Callable[..., Any]) -> None:
