@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -59,28 +61,59 @@ def test_of_one_process_it_is_batch_norm(one_process, plain, shape, momentum):
     torch.testing.assert_close(synced.eval()(x), norm.eval()(x))
 
 
+def train_two(recipe: Path, work_dir: Path, *options: str) -> dict[str, torch.Tensor]:
+    command = [sys.executable, "-m", "detect", "train", str(recipe), *OPTIONS, "data.batch_size=1", *options]
+    done = subprocess.run(
+        [*command, "--devices", "2", "--accelerator", "cpu", "--work-dir", str(work_dir)],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return load_file(work_dir / "checkpoints" / "last" / WEIGHTS)
+
+
 def test_two_processes_are_one_with_twice_the_batch(shapes, tiny, tmp_path):
     alone = train(shapes.config(tiny, *OPTIONS, "data.batch_size=2"), tmp_path / "alone")
-
-    def two(sync: bool) -> dict[str, torch.Tensor]:
-        command = [sys.executable, "-m", "detect", "train", str(shapes.recipe), tiny, *OPTIONS, "data.batch_size=1"]
-        work_dir = tmp_path / str(sync)
-        command += [f"train.sync_bn={str(sync).lower()}", "--devices", "2", "--accelerator", "cpu"]
-        done = subprocess.run(
-            [*command, "--work-dir", str(work_dir)],
-            env={**os.environ, "OMP_NUM_THREADS": "1"},
-            capture_output=True,
-            text=True,
-            timeout=240,
-            check=False,
-        )
-        assert done.returncode == 0, done.stderr
-        return load_file(work_dir / "checkpoints" / "last" / WEIGHTS)
-
-    synced, apart = two(True), two(False)
+    synced = train_two(shapes.recipe, tmp_path / "two", tiny, "train.sync_bn=true")
     for name, weight in load_file(alone / WEIGHTS).items():
         torch.testing.assert_close(synced[name], weight, rtol=1e-4, atol=1e-5)
-    assert not torch.allclose(apart["norm.running_var"], synced["norm.running_var"], rtol=1e-3)
+
+
+TELLING = """
+import json, os
+import torch
+from tiny_model import Tiny
+
+class Telling(Tiny):
+    def forward(self, images, targets):
+        out = super().forward(images, targets)
+        told = {"training": self.training, "seed": torch.initial_seed(), "var": self.norm.running_var.tolist()}
+        with open(os.path.join(os.path.dirname(__file__), f"told-{torch.distributed.get_rank()}.jsonl"), "a") as file:
+            file.write(json.dumps(told) + "\\n")
+        return out
+"""
+
+
+def test_two_processes_have_statistics_and_seeds_of_their_own_and_are_evaluated_with_the_first_ones(
+    shapes, tiny, tmp_path
+):
+    (shapes.root / "telling_model.py").write_text(TELLING)
+    model = "model={_delete_: true, type: telling_model.Telling}"
+    weights = train_two(shapes.recipe, tmp_path / "run", model, "train.eval_every=2")
+    told = [
+        [json.loads(line) for line in (shapes.root / f"told-{rank}.jsonl").read_text().splitlines()]
+        for rank in range(2)
+    ]
+    first, second = ([row for row in rows if row["training"]] for rows in told)
+    assert len(first) == len(second) == 8
+    assert all(one["seed"] != two["seed"] and one["var"] != two["var"] for one, two in zip(first, second, strict=True))
+    evaluated = [row["var"] for rows in told for row in rows if not row["training"]]
+    assert len(evaluated) == 2
+    for var in evaluated:
+        torch.testing.assert_close(torch.tensor(var), weights["norm.running_var"], rtol=0, atol=0)
 
 
 def test_a_model_keeps_its_weights_and_one_process_its_norms(shapes):

@@ -21,6 +21,7 @@ from typer.testing import CliRunner
 
 from detect.cli import app
 from detect.config import build_model, load_config
+from detect.evaluation import evaluate
 from detect.running import state as state_module
 from detect.running import validation
 from detect.running.control import TrainingInterruptedError, iteration_seed
@@ -298,6 +299,24 @@ def test_gradients_are_clipped_to_the_norm(shapes, tmp_path, monkeypatch):
     monkeypatch.setattr(torch.optim.SGD, "step", step)
     train(shapes.config("train.epochs=1", "train.eval_every=0", "train.clip_norm=0.25"), tmp_path)
     assert norms == pytest.approx([0.25, 0.25], rel=1e-3)
+
+
+def test_a_model_is_trained_and_evaluated_in_the_recipes_precision(shapes, tiny, tmp_path, monkeypatch):
+    config = shapes.config(tiny, "train.epochs=1", "train.eval_every=1", "train.precision=bf16-mixed")
+    seen = []
+    convolve = torch.nn.Conv2d.forward
+
+    def forward(self, images):
+        out = convolve(self, images)
+        seen.append((self.training, out.dtype))
+        return out
+
+    monkeypatch.setattr(torch.nn.Conv2d, "forward", forward)
+    train(config, tmp_path / "run")
+    assert set(seen) == {(True, torch.bfloat16), (False, torch.bfloat16)}
+    seen.clear()
+    evaluate(config, tmp_path / "run")
+    assert set(seen) == {(False, torch.bfloat16)}
 
 
 def test_mixed_precision_trains_and_goes_on_to_the_same_bits(shapes, tmp_path, uninterrupted):
