@@ -155,6 +155,17 @@ def test_links_are_not_followed(tmp_path):
                 member.read_bytes()
 
 
+def test_a_file_with_holes_is_not_read_as_if_it_had_none(tmp_path):
+    """A tar keeps only what is between the holes."""
+    with tarfile.open(tmp_path / "x.tar", "w", format=tarfile.PAX_FORMAT) as file:
+        info = tarfile.TarInfo("sparse")
+        info.size = 4
+        info.pax_headers = {"GNU.sparse.map": "1000,4", "GNU.sparse.size": "1004"}
+        file.addfile(info, io.BytesIO(b"data"))
+    with pytest.raises(ConversionError, match=r"sparse: is a link or no plain file; not followed$"):
+        (open_place(tmp_path / "x.tar") / "sparse").read_bytes()
+
+
 def damaged_size(path, name, size):
     """Writes another unpacked size into a zip's list of contents."""
     data = bytearray(path.read_bytes())
