@@ -6,6 +6,8 @@ import json
 import re
 from pathlib import Path
 
+import pytest
+
 from detect import analyze, compare
 from detect.analysis import writing
 from detect.analysis.errors import ERROR_KINDS
@@ -14,17 +16,18 @@ from detect.analysis.writing import as_dict
 PAGE = (Path(__file__).parents[3] / "docs" / "analysis.md").read_text()
 
 
-def test_the_block_runs(study, truth, found, tmp_path, monkeypatch, capsys):
+@pytest.mark.parametrize("confused", [True, False])
+def test_the_block_runs(confused, study, truth, found, tmp_path, monkeypatch, capsys):
     rows = found(truth)
-    study.write(truth, [{**row, "category_id": 7} if row["score"] < 0.7 else row for row in rows])
+    study.write(truth, [{**row, "category_id": 7} if confused and row["score"] < 0.7 else row for row in rows])
     (tmp_path / "other.json").write_text(json.dumps(rows))
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(writing, "png_of", lambda figure: b"")
     (block,) = re.findall(r"^```python\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL)
     exec(block, {})
     printed = capsys.readouterr().out
-    assert "is taken for car" in printed
-    assert "Difference(name='AP', first=0." in printed
+    assert ("is taken for car" in printed) == confused
+    assert f"Difference(name='AP', first={'0.' if confused else '1.'}" in printed
     assert (tmp_path / "analysis" / "comparison.png").exists()
 
 
