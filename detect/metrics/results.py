@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import codecs
+import json
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -129,18 +132,49 @@ def read_rows(path: str | Path) -> list[Any]:
     """The entries of a file in COCO's results format, not looked at yet.
 
     Raises:
-        InputError: If the file is no JSON list.
+        InputError: If the file is no JSON list in UTF-8, or holds NaN or infinity, naming the detection.
     """
     try:
-        rows = orjson.loads(Path(path).read_bytes())
+        content = Path(path).read_bytes().removeprefix(codecs.BOM_UTF8)
+        rows = orjson.loads(content)
     except OSError as error:
         raise InputError(f"{path}: cannot be read: {error.strerror or error}") from None
     except orjson.JSONDecodeError as error:
-        raise InputError(f"{path}: is not JSON: {error} (NaN and Infinity are no numbers in JSON)") from None
+        raise InputError(f"{path}: {_what_is_wrong(content, error)}") from None
     if not isinstance(rows, list):
         hint = ", as of a data set" if isinstance(rows, dict) and "images" in rows else ""
         raise InputError(f"{path}: holds a {type(rows).__name__}{hint}; COCO results are a list of detections")
     return rows
+
+
+def _what_is_wrong(content: bytes, error: orjson.JSONDecodeError) -> str:
+    """Why a file's content is not JSON; numbers that JSON has not are named by their detection."""
+    if not content.strip():
+        return "is empty; COCO results are a list of detections"
+    try:
+        text = content.decode()
+    except UnicodeDecodeError:
+        return "is not UTF-8"
+    if "\0" in text:  # as in the ASCII letters of UTF-16 and UTF-32
+        return "is not UTF-8"
+    try:
+        rows = json.loads(text)  # takes NaN and infinity, which many programs write
+    except (ValueError, RecursionError):
+        rows = None
+    for number, row in enumerate(rows if isinstance(rows, list) else ()):
+        for key, value in row.items() if isinstance(row, dict) else ():
+            if not _is_finite(value):
+                return f"detection {number}: {key} is {shorten(value)}; NaN and Infinity are no numbers in JSON"
+    return f"is not JSON: {error}"
+
+
+def _is_finite(value: Any) -> bool:
+    """Whether all numbers in a value of JSON are finite."""
+    if isinstance(value, dict):
+        return all(map(_is_finite, value.values()))
+    if isinstance(value, list):
+        return all(map(_is_finite, value))
+    return not isinstance(value, float) or math.isfinite(value)
 
 
 def results_of(rows: Sequence[Any], index: CocoIndex, where: Where, *, with_masks: bool = True) -> Results:

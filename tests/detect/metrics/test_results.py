@@ -122,6 +122,17 @@ def test_masks_are_of_their_images_sizes_in_whatever_order_these_come(save, tmp_
     assert read_results(path, index).boxes[:, 2].tolist() == [9, 10, 8]
 
 
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-16-le", "utf-32-be"])
+def test_other_encodings_than_utf8_are_named_but_for_its_mark(encoding, index, tmp_path):
+    path = tmp_path / "results.json"
+    path.write_text(json.dumps([GOOD]), encoding=encoding)
+    if encoding == "utf-8-sig":
+        assert read_results(path, index).to_coco() == [GOOD]
+        return
+    with pytest.raises(InputError, match=r"results\.json: is not UTF-8$"):
+        read_results(path, index)
+
+
 GOOD = {"image_id": 7, "category_id": 13, "bbox": [1, 2, 3, 4], "score": 0.5}
 MASK = {"size": [6, 8], "counts": "=200"}
 
@@ -130,7 +141,12 @@ MASK = {"size": [6, 8], "counts": "=200"}
     ("content", "message"),
     [
         ("[1", "is not JSON"),
-        ('[{"score": NaN}]', r"is not JSON.*NaN and Infinity are no numbers"),
+        ("[" + json.dumps(GOOD), r"is not JSON: [^(]*\(char \d+\)$"),
+        ([GOOD, {**GOOD, "score": float("nan")}], "detection 1: score is NaN; NaN and Infinity are no numbers in JSON"),
+        ([GOOD, {**GOOD, "bbox": [1, -float("inf"), 3, 4]}], r"detection 1: bbox is \[1, -Infinity, 3, 4\]; NaN and"),
+        ([{**GOOD, "more": {"a": [float("nan")]}}], r'detection 0: more is {"a": \[NaN\]}; NaN'),
+        ("", "is empty; COCO results are a list of detections$"),
+        ('[{"score": "\\ud800"}]', "is not JSON: "),
         ({"images": [], "annotations": []}, "holds a dict, as of a data set; COCO results are a list of detections"),
         (3, "holds a int; COCO results are a list"),
         ([GOOD, [1, 2]], r"detection 1 is \[1, 2\]; expected a mapping with image_id"),
@@ -144,7 +160,7 @@ MASK = {"size": [6, 8], "counts": "=200"}
         ([{"category_id": 13, "score": 0.5}], "detection 0 has no image_id"),
         ([{**GOOD, "score": None}], "detection 0: score is null; expected a number"),
         ([{**GOOD, "score": [0.5]}], r"detection 0: score is \[0.5\]; expected a number"),
-        ("[" + json.dumps(GOOD).replace("0.5", "1e999") + "]", "is not JSON"),
+        ("[" + json.dumps(GOOD).replace("0.5", "1e999") + "]", "detection 0: score is Infinity; NaN and"),
         ([{**GOOD, "bbox": [1, 2, 3]}], r"detection 0: bbox is \[1, 2, 3\]; expected 4 numbers"),
         ([{**GOOD, "bbox": [1, 2, "3", 4]}], "expected 4 numbers"),
         ([GOOD, {**GOOD, "bbox": [5, 5, -1, 2]}], r"detection 1: bbox \[5, 5, -1, 2\] has a negative side"),
