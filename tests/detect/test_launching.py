@@ -20,7 +20,8 @@ from dpipe.errors import InputError
 
 TORCHRUN = {"TORCHELASTIC_RUN_ID": "none", "RANK": "5", "WORLD_SIZE": "8", "LOCAL_WORLD_SIZE": "4", "LOCAL_RANK": "1"}
 SRUN = {"SLURM_NTASKS": "6", "SLURM_NTASKS_PER_NODE": "3", "SLURM_PROCID": "4", "SLURM_LOCALID": "1"}
-NAMES = {*TORCHRUN, *SRUN, "SLURM_JOB_NAME", "SLURM_NODEID", "SLURM_NNODES"}
+NAMES = {*TORCHRUN, *SRUN, "SLURM_JOB_NAME", "SLURM_NODEID", "SLURM_NNODES", "SLURM_JOB_ID", "SLURM_NODELIST"}
+NAMES |= {"MASTER_ADDR", "MASTER_PORT"}
 # What one process does with batches of two, two do with one each: the gradient is a mean over images.
 RUN = ("train.epochs=2", "train.sync_bn=true", "data.train.repeat=2", "train.eval_every=2", "schedule.warmup_iters=0")
 
@@ -31,7 +32,8 @@ def variables(monkeypatch):
 
     def arm(values: dict[str, str]) -> None:
         for name in NAMES:
-            monkeypatch.delenv(name, raising=False)
+            monkeypatch.setenv(name, "")  # so that what Fabric sets is taken back as well
+            monkeypatch.delenv(name)
         for name, value in values.items():
             monkeypatch.setenv(name, value)
 
@@ -77,10 +79,20 @@ class TestLauncher:
             make_fabric(2, "cpu", "32-true")
 
     @pytest.mark.parametrize("devices", [1, 4])
-    def test_fabric_takes_what_was_started(self, variables, devices):
+    def test_fabric_takes_what_torchrun_has_started(self, variables, devices):
         variables(TORCHRUN)
         fabric = make_fabric(devices, "cpu", "32-true")
         assert (fabric.world_size, fabric.global_rank, fabric.local_rank) == (8, 5, 1)
+
+    @pytest.mark.parametrize("devices", [1, 3])
+    def test_fabric_takes_what_srun_has_started(self, variables, devices):
+        job = {"SLURM_JOB_NAME": "train", "SLURM_JOB_ID": "1234567", "SLURM_NODEID": "1", "SLURM_NNODES": "2"}
+        variables({**SRUN, **job, "SLURM_NODELIST": "gpu[07-08]"})
+        fabric = make_fabric(devices, "cpu", "32-true")
+        assert (fabric.world_size, fabric.global_rank, fabric.local_rank) == (6, 4, 1)
+        # Where they meet: the first machine, at a port that all processes of a job choose alike.
+        met = fabric.strategy.cluster_environment
+        assert (met.main_address, met.main_port, met.creates_processes_externally) == ("gpu07", 19567, True)
 
 
 def free_port() -> int:
@@ -89,38 +101,24 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def run_together(commands: list[list[str]], environments: list[dict[str, str]]) -> None:
+def test_two_machines_train_as_one_process_does_with_twice_the_batch(shapes, tiny, tmp_path):
+    alone = train(shapes.config(tiny, *RUN, "data.batch_size=2"), tmp_path / "alone")
+    words = ["-m", "detect", "train", str(shapes.recipe), tiny, *RUN, "data.batch_size=1", "--accelerator", "cpu"]
+    words += ["--work-dir", str(tmp_path / "two")]
+    start = [sys.executable, "-m", "torch.distributed.run", "--nnodes", "2", "--nproc_per_node", "1"]
+    start += ["--master_addr", "127.0.0.1", "--master_port", str(free_port())]
     processes = [
         subprocess.Popen(
-            command,
-            env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
+            [*start, "--node_rank", str(rank), *words],
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
         )
-        for command, environment in zip(commands, environments, strict=True)
+        for rank in range(2)
     ]
     outputs = [process.communicate(timeout=240)[0] for process in processes]
     assert [process.returncode for process in processes] == [0, 0], outputs
-
-
-@pytest.mark.parametrize("launcher", ["torchrun", "srun"])
-def test_two_machines_train_as_one_process_does_with_twice_the_batch(shapes, tiny, tmp_path, launcher):
-    alone = train(shapes.config(tiny, *RUN, "data.batch_size=2"), tmp_path / "alone")
-    words = ["-m", "detect", "train", str(shapes.recipe), tiny, *RUN, "data.batch_size=1", "--accelerator", "cpu"]
-    words += ["--work-dir", str(tmp_path / "two")]
-    port = str(free_port())
-    if launcher == "torchrun":
-        start = [sys.executable, "-m", "torch.distributed.run", "--nnodes", "2", "--nproc_per_node", "1"]
-        start += ["--master_addr", "127.0.0.1", "--master_port", port]
-        commands = [[*start, "--node_rank", str(rank), *words] for rank in range(2)]
-        environments: list[dict[str, str]] = [{}, {}]
-    else:
-        job = {"SLURM_NTASKS": "2", "SLURM_NTASKS_PER_NODE": "1", "SLURM_NNODES": "2", "SLURM_NODELIST": "127.0.0.1"}
-        job |= {"SLURM_JOB_NAME": "train", "SLURM_LOCALID": "0", "MASTER_PORT": port}
-        commands = [[sys.executable, *words]] * 2
-        environments = [{**job, "SLURM_PROCID": str(rank), "SLURM_NODEID": str(rank)} for rank in range(2)]
-    run_together(commands, environments)
     for name, weight in load_file(alone / WEIGHTS).items():
         two = load_file(Path(tmp_path / "two" / "checkpoints" / "last" / WEIGHTS))
         torch.testing.assert_close(two[name], weight, rtol=1e-4, atol=1e-5)
