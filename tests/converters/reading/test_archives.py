@@ -166,6 +166,26 @@ def test_a_file_with_holes_is_not_read_as_if_it_had_none(tmp_path):
         (open_place(tmp_path / "x.tar") / "sparse").read_bytes()
 
 
+def test_an_archive_that_became_shorter_is_damaged(tmp_path):
+    path = write_tar(tmp_path / "x.tar", {"name": b"data"})
+    member = open_place(path) / "name"
+    path.write_bytes(path.read_bytes()[: member.member.offset + 2])
+    with pytest.raises(ConversionError, match=r"name: is damaged: "):
+        member.read_bytes()
+
+
+def test_a_file_that_unpacks_to_more_than_its_list_says_is_refused(tmp_path):
+    """Also where the checksum is that of what it says."""
+    path = write_zip(tmp_path / "x.zip", {"name": b"data" * 100})
+    damaged_size(path, b"name", 4)
+    data = bytearray(path.read_bytes())
+    at = data.index(b"PK\1\2")
+    data[at + 16 : at + 20] = struct.pack("<I", zlib.crc32(b"data"))
+    path.write_bytes(data)
+    with pytest.raises(ConversionError, match=r"name: is damaged: "):
+        (open_place(path) / "name").read_bytes()
+
+
 def damaged_size(path, name, size):
     """Writes another unpacked size into a zip's list of contents."""
     data = bytearray(path.read_bytes())
