@@ -127,6 +127,12 @@ def test_errors_of_one_size_cost_in_its_row_only(kind, size, side, study, truth,
     assert errors.objects_by_size.tolist() == [72, 72, 72]
 
 
+def test_the_size_of_an_object_is_the_area_that_the_data_set_tells(study, truth):
+    for row in truth["annotations"]:
+        row["area"] = 9.0
+    assert study(truth, []).errors.objects_by_size.tolist() == [216, 0, 0]
+
+
 def test_errors_of_one_class_cost_there(study, truth, found):
     rows = spoil("localisation", found(truth), np.random.default_rng(6), lambda row: row["category_id"] == 30)
     errors = study(truth, rows).errors
