@@ -293,6 +293,7 @@ class TestFiles:
         images = json.loads((out / "images.json").read_text())["images"]
         assert [image["id"] for image in images] == list(range(1, 13))
         assert [image.get("frame") for image in images] == [None] * 6 + list(range(6))
+        assert {(image["width"], image["height"]) for image in images} == {(96, 64)}
         assert {image["file_name"] for image in images[6:]} == {str(clip)}
         results = json.loads((out / "predictions.json").read_text())
         assert {(row["file_name"], row["frame"]) for row in results if row["image_id"] > 6} <= {
@@ -306,6 +307,18 @@ class TestFiles:
         assert frame["imagePath"] == "clip_000002.jpg"
         decoded = cv2.imdecode(np.frombuffer(base64.b64decode(frame["imageData"]), np.uint8), cv2.IMREAD_COLOR)
         assert decoded.shape == (64, 96, 3)
+        assert np.abs(decoded[..., ::-1].astype(int) - list(frames_of(clip))[2]).mean() < 5
+
+    def test_labelme_files_have_the_objects_from_the_threshold_on(self, shapes, checkpoint, predictor, tmp_path):
+        found = predictor.predict(shapes.images[0])
+        threshold = float(np.median(found.scores))
+        forms = ["coco", "labelme"]
+        done = detect.predict(shapes.config(), checkpoint, shapes.images[:1], tmp_path, score_thr=threshold, save=forms)
+        assert len(done.results()) == len(found)
+        content = json.loads((tmp_path / "labelme" / "00.json").read_text())
+        written = {shape["score"] for shape in content["shapes"]}
+        assert written == {round(score, 4) for score in found.above(threshold).scores.tolist()}
+        assert 0 < len(found.above(threshold)) < len(found)
 
     @pytest.mark.parametrize("save", ["coco", "labelme", "pictures"])
     def test_only_what_is_asked_for(self, shapes, checkpoint, clip, tmp_path, save):
