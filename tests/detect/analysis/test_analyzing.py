@@ -53,6 +53,7 @@ def test_curves_equal_pycocotools(kind, iou, study, messy, masked):
     results, annotations = study.write(truth, rows)
     analysis = detect.analyze(results, annotations, kind=kind, iou=iou)
     assert len(analysis.curves.ious) == (11 if iou == 0.33 else 10)
+    assert (np.diff(analysis.curves.ious) > 0).all()
     expected = reference(results, annotations, kind, analysis.curves.ious)
     # pycocotools orders the classes by their ids
     expected = np.where(expected < 0, np.nan, expected)[:, :, [1, 0, 2]]
