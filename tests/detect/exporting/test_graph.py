@@ -45,20 +45,22 @@ def test_it_prepares_pictures_as_the_pipeline_does(family, bgr, case):
     assert not difference[:, width:].any()
 
 
-@pytest.mark.parametrize("family", ["cascade", "fcos", "rpn"])
-def test_it_finds_nothing_where_scores_are_low(family, case):
+@pytest.mark.parametrize(
+    ("family", "part", "name", "value"),
+    [
+        ("cascade", "roi_head", "score_thr", 1.0),
+        ("mask", "rpn_head", "min_size", 10000.0),  # no proposals
+        ("fcos", "bbox_head", "score_thr", 1.0),
+        ("rpn", "bbox_head", "min_size", 10000.0),
+    ],
+)
+def test_it_finds_nothing_where_there_is_nothing(family, part, name, value, case, monkeypatch):
     made = case(family)
-    head = made.model.roi_head if family == "cascade" else made.model.bbox_head
-    name = "min_size" if family == "rpn" else "score_thr"
-    before = getattr(head, name)
-    setattr(head, name, 10000.0 if family == "rpn" else 1.0)
-    try:
-        images = torch.full((2, 3, 70, 90), 100.0)
-        with torch.no_grad():
-            outputs = made.graph(images)
-        assert made.check(outputs, images) == 0
-    finally:
-        setattr(head, name, before)
+    monkeypatch.setattr(getattr(made.model, part), name, value)
+    images = torch.full((2, 3, 70, 90), 100.0)
+    with torch.no_grad():
+        outputs = made.graph(images)
+    assert made.check(outputs, images) == 0
 
 
 @pytest.mark.parametrize(("size", "ratio"), [((7, 10), 0.1), ((32, 19), 0.3), ((1, 5), 0.2), ((20, 30), 1.0)])
