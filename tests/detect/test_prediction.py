@@ -309,6 +309,18 @@ class TestFiles:
         assert decoded.shape == (64, 96, 3)
         assert np.abs(decoded[..., ::-1].astype(int) - list(frames_of(clip))[2]).mean() < 5
 
+    def test_frames_are_drawn_from_the_threshold_on(self, shapes, checkpoint, clip, tmp_path, monkeypatch):
+        asked = []
+        draw = detect.Predictions.draw
+
+        def recorded(self, score_thr):
+            asked.append(score_thr)
+            return draw(self, score_thr)
+
+        monkeypatch.setattr(detect.Predictions, "draw", recorded)
+        detect.predict(shapes.config(), checkpoint, [clip], tmp_path / "out", score_thr=0.7, save=["pictures"])
+        assert asked == [0.7] * 6
+
     def test_labelme_files_have_the_objects_from_the_threshold_on(self, shapes, checkpoint, predictor, tmp_path):
         found = predictor.predict(shapes.images[0])
         threshold = float(np.median(found.scores))
