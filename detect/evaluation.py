@@ -22,7 +22,7 @@ from detect.predicting.views import build_views, check_mergeable, detect_in_view
 from detect.running.devices import Accelerator, launched_rank, make_fabric
 from detect.running.together import failing_together
 from detect.trained import load_trained
-from dpipe.files import check_writable, check_writable_file, write_whole
+from dpipe.files import check_writable_file, write_whole
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -70,7 +70,6 @@ def evaluate(
             console.print(line)
 
     if out is not None and first:
-        check_writable(Path(out).parent)
         check_writable_file(Path(out))
     index = val_index(config, None)
     kinds, options = kinds or config.evaluation.kinds or (), config.evaluation.options

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from enum import Enum
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
@@ -44,6 +45,13 @@ DevicesOption = Annotated[
 AcceleratorOption = Annotated[
     AcceleratorName, typer.Option(help="What to compute on; auto takes GPUs if there are any")
 ]
+
+
+def folder_given(text: str) -> Path:
+    """The folder that an option names; an empty text would be the current one."""
+    if not text:
+        raise typer.BadParameter("expected the name of a folder, got an empty text")
+    return Path(text)
 
 
 def accelerator_of(name: AcceleratorName) -> Literal["auto", "cpu", "cuda"]:

@@ -6,7 +6,7 @@ import os
 import secrets
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
@@ -19,24 +19,45 @@ def check_writable(folder: Path) -> None:
     Raises:
         InputError: If that does not work.
     """
+    nearest = next((path for path in (folder, *folder.parents) if os.path.exists(path)), None)
+    if nearest is not None and not nearest.is_dir():
+        raise InputError(f"{nearest}: is a file, expected a folder to write to")
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile(dir=folder, prefix=".writable-"):
             pass
+    except FileNotFoundError:  # of file systems that are no disk's, such as /proc
+        raise InputError(f"{folder}: cannot be written: nothing can be made there") from None
     except OSError as error:
         raise InputError(f"{folder}: cannot be written: {error.strerror or error}") from None
 
 
-def check_writable_file(path: Path) -> None:
-    """Checks that a file can be written, before the work for it is done.
+@contextmanager
+def writable_folder(folder: Path) -> Iterator[None]:
+    """Makes a folder and tries to write into it; where what follows fails, what was made and is empty goes again.
 
     Raises:
-        InputError: For the name of a folder, or a folder around it that is missing or cannot be written.
+        InputError: If the folder cannot be written.
+    """
+    made = [path for path in (folder, *folder.parents) if not os.path.exists(path)]
+    try:
+        check_writable(folder)
+        yield
+    except BaseException:
+        with suppress(OSError):  # the first that holds something, and with it all above
+            for path in made:
+                path.rmdir()
+        raise
+
+
+def check_writable_file(path: Path) -> None:
+    """Checks that a file can be written, before the work for it is done, and makes its folder.
+
+    Raises:
+        InputError: For the name of a folder, or a folder around it that cannot be written.
     """
     if path.is_dir():
         raise InputError(f"{path}: is a folder, expected the name of a file")
-    if not path.parent.is_dir():
-        raise InputError(f"{path}: there is no folder {path.parent}")
     check_writable(path.parent)
 
 

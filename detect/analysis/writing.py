@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -16,7 +19,6 @@ from detect.analysis import cost_plots, plots
 from detect.analysis.analyzing import Analysis
 from detect.analysis.comparing import LEVEL, Comparison
 from detect.analysis.errors import ERROR_KINDS, SIZE_LIMITS, SIZES
-from dpipe.errors import InputError
 from dpipe.files import check_writable, write_whole
 from dpipe.looking.plot_style import png_of
 
@@ -28,13 +30,15 @@ FORMAT = 1
 """Of ``analysis.json``; a change that programs have to know of counts it up."""
 NUMBERS = "analysis.json"
 COMPARISON = "comparison.png"
+UNFINISHED = ".analysis-"
 
 
 def write_analysis(analysis: Analysis, out: str | Path, comparison: Comparison | None = None) -> list[Path]:
     """Writes ``analysis.json`` and plots.
 
     Everything is written into a hidden folder in ``out`` first, and takes its place when all is there, so that a full
-    disk or an interruption leaves what was there. Other files in ``out`` stay.
+    disk or an interruption leaves what was there. Such folders that killed processes have left are removed; of several
+    that write at once, each waits for the one before. Other files in ``out`` stay.
 
     Args:
         analysis: What is written.
@@ -49,10 +53,8 @@ def write_analysis(analysis: Analysis, out: str | Path, comparison: Comparison |
         OSError: If that goes wrong later, as for a full disk.
     """
     folder = Path(out)
-    if folder.exists() and not folder.is_dir():
-        raise InputError(f"{folder}: is a file, expected a folder to write to")
     check_writable(folder)
-    with tempfile.TemporaryDirectory(dir=folder, prefix=".analysis-") as temporary:
+    with _alone_in(folder), tempfile.TemporaryDirectory(dir=folder, prefix=UNFINISHED) as temporary:
         names = []
         for name, draw in _plots(analysis, comparison).items():
             write_whole(Path(temporary, name), png_of(draw()))
@@ -64,6 +66,32 @@ def write_analysis(analysis: Analysis, out: str | Path, comparison: Comparison |
     if comparison is None:  # one of an earlier analysis
         (folder / COMPARISON).unlink(missing_ok=True)
     return [folder / name for name in [*names, NUMBERS]]
+
+
+@contextmanager
+def _alone_in(folder: Path) -> Iterator[None]:
+    """Waits until no other process writes an analysis into a folder, and removes what killed ones have left there.
+
+    The folder itself is locked (``flock``), which ends with the process. Where there are no such locks, as on Windows
+    and some network file systems, nothing is waited for or removed.
+    """
+    try:
+        import fcntl
+    except ImportError:
+        yield
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        except OSError:
+            pass
+        else:
+            for left in folder.glob(f"{UNFINISHED}*"):
+                shutil.rmtree(left, ignore_errors=True)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def as_dict(analysis: Analysis, comparison: Comparison | None = None) -> dict[str, Any]:

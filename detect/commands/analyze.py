@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from converters.running.signals import exit_on_sigterm
-from detect.options import DebugOption
+from detect.options import DebugOption, folder_given
 from dpipe.cli_errors import one_line_errors
 from dpipe.cli_text import table_console
 
@@ -27,7 +27,10 @@ class MaskOrBoxName(str, Enum):
 def analyze(
     results: Annotated[Path, typer.Argument(metavar="RESULTS", help="Detections as COCO results JSON")],
     annotations: Annotated[Path, typer.Argument(metavar="ANNOTATIONS", help="The COCO JSON of their data set")],
-    output: Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="Gets analysis.json and plots")],
+    output: Annotated[
+        Path,
+        typer.Option("--output", "-o", metavar="DIR", parser=folder_given, help="Gets analysis.json and plots"),
+    ],
     kind: Annotated[
         MaskOrBoxName | None,
         typer.Option(help="Whether boxes or masks are compared (default: masks, where both files have them)"),
@@ -54,23 +57,23 @@ def analyze(
         from detect.analysis.tables import calibration_line, comparison_tables, summary_tables
         from detect.analysis.writing import write_analysis
         from dpipe.coco import CocoIndex
-        from dpipe.files import check_writable
+        from dpipe.files import writable_folder
 
-        index = CocoIndex.load(annotations)
-        chosen: MaskOrBox | None = None if kind is None else kind.value
-        first = analyze_results(results, index, kind=chosen, iou=iou, background_iou=background_iou, score=score)
-        comparison = None
-        if compare is not None:
-            second = analyze_results(
-                compare, index, kind=first.kind, iou=iou, background_iou=background_iou, score=score
-            )
-            check_writable(output)  # before what takes longest
-            comparison = compare_analyses(first, second, resamples=resamples)
-        console = table_console()
-        for table in summary_tables(first):
-            console.print(table)
-        console.print(calibration_line(first))
-        for table in comparison_tables(comparison) if comparison is not None else ():
-            console.print(table)
-        for path in write_analysis(first, output, comparison):
-            typer.echo(str(path))
+        with writable_folder(output):
+            index = CocoIndex.load(annotations)
+            chosen: MaskOrBox | None = None if kind is None else kind.value
+            first = analyze_results(results, index, kind=chosen, iou=iou, background_iou=background_iou, score=score)
+            comparison = None
+            if compare is not None:
+                second = analyze_results(
+                    compare, index, kind=first.kind, iou=iou, background_iou=background_iou, score=score
+                )
+                comparison = compare_analyses(first, second, resamples=resamples)
+            console = table_console()
+            for table in summary_tables(first):
+                console.print(table)
+            console.print(calibration_line(first))
+            for table in comparison_tables(comparison) if comparison is not None else ():
+                console.print(table)
+            for path in write_analysis(first, output, comparison):
+                typer.echo(str(path))

@@ -17,6 +17,7 @@ from detect.options import (
     DebugOption,
     TtaOption,
     accelerator_of,
+    folder_given,
     plain_console,
 )
 from dpipe.cli_common import FailOrSkip, finite
@@ -47,7 +48,14 @@ def predict(
         ),
     ],
     output: Annotated[
-        Path, typer.Option("--output", "-o", metavar="DIR", help="Gets the pictures, predictions.json and images.json")
+        Path,
+        typer.Option(
+            "--output",
+            "-o",
+            metavar="DIR",
+            parser=folder_given,
+            help="Gets the pictures, predictions.json and images.json",
+        ),
     ],
     score_thr: Annotated[
         float,

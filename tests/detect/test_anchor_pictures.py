@@ -217,7 +217,7 @@ def test_mistakes_are_one_line(shapes, tmp_path):
         ([tmp_path / "none.png", "-o", out], "no such image file"),
         (["train.epochs=1", "-o", out], "no image was given"),
         ([image, "-o", shapes.root / "images"], "would replace the image"),
-        ([image, "-o", image], "cannot be written"),
+        ([image, "-o", image], "is a file, expected a folder"),
         ([image, "-o", out, "--annotations", tmp_path / "none.json"], "none.json"),
     ):
         result = run("draw-anchors", shapes.recipe, *arguments)

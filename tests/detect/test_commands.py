@@ -277,7 +277,7 @@ class TestMistakes:
 
     def test_a_work_directory_that_cannot_be_written(self, shapes, detect, tmp_path):
         (tmp_path / "file").write_text("")
-        assert_one_line(detect("train", shapes.recipe, "--work-dir", tmp_path / "file" / "run"), "cannot be written")
+        assert_one_line(detect("train", shapes.recipe, "--work-dir", tmp_path / "file" / "run"), "file: is a file")
 
     def test_a_work_directory_of_another_run(self, shapes, checkpoint, detect):
         result = detect("train", shapes.recipe, "--work-dir", checkpoint.parent.parent)
@@ -334,10 +334,10 @@ class TestMistakes:
     def test_an_output_that_cannot_be_written(self, shapes, checkpoint, detect, tmp_path):
         (tmp_path / "file").write_text("")
         blocked = tmp_path / "file" / "out"
-        assert_one_line(detect("test", shapes.recipe, checkpoint, "--out", blocked / "x.json"), "cannot be written")
+        assert_one_line(detect("test", shapes.recipe, checkpoint, "--out", blocked / "x.json"), "file: is a file")
         assert_one_line(detect("test", shapes.recipe, "none", "--out", tmp_path), f"{tmp_path}: is a folder")
         result = detect("predict", shapes.recipe, checkpoint, shapes.images[0], "-o", blocked)
-        assert_one_line(result, "cannot be written")
+        assert_one_line(result, "file: is a file, expected a folder")
 
     def test_segm_without_masks(self, shapes, checkpoint, detect):
         shapes.edit("val.json", lambda truth: [row.pop("segmentation") for row in truth["annotations"]])

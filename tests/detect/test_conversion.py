@@ -85,7 +85,7 @@ def test_mistakes_are_one_line_and_exit_code_2(tmp_path: Path) -> None:
     for words, message in (
         (("absent.pth", "out.safetensors"), "absent.pth: no such checkpoint"),
         (("in.pth", "out.pth"), "out.pth: the output is a .safetensors file"),
-        (("in.pth", "absent/out.safetensors"), "there is no folder"),
+        (("in.pth", "in.pth/out.safetensors"), "in.pth: is a file, expected a folder"),
         (("in.safetensors", "in.safetensors"), "is the checkpoint itself"),
         (("in.safetensors", f"../{tmp_path.name}/in.safetensors"), "is the checkpoint itself"),
     ):

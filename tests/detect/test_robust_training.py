@@ -132,7 +132,7 @@ def test_a_folder_that_cannot_be_written_is_told_before_training(shapes, tmp_pat
 
 def test_a_file_in_place_of_the_folder_is_told_before_training(shapes, tmp_path):
     (tmp_path / "run").write_text("")
-    with pytest.raises(InputError, match="cannot be written: "):
+    with pytest.raises(InputError, match="run: is a file, expected a folder to write to"):
         train(shapes.config(*RUN), tmp_path / "run")
 
 

@@ -191,7 +191,7 @@ def test_the_command_prints_tables_and_writes_json(data: tuple[CocoIndex, Path],
     ("options", "message"),
     [
         (["--config", "no_such_recipe"], "no_such_recipe"),
-        (["--json", "none/bench.json"], "there is no folder none"),
+        (["--json", f"{__file__}/bench.json"], "test_bench.py: is a file, expected a folder"),
         (["--device", "tpu", "--seconds", "0.01"], "unknown device 'tpu'"),
     ],
 )

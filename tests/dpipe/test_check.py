@@ -549,7 +549,7 @@ def test_mistakes_in_the_arguments_exit_2_before_the_work(
     for arguments, message in (
         ((tmp_path / "x.json", tmp_path / "none"), "no such folder of images"),
         ((tmp_path / "x.json", tmp_path, "--report", tmp_path), "is a folder"),
-        ((tmp_path / "x.json", tmp_path, "--report", tmp_path / "none" / "r.json"), "there is no folder"),
+        ((tmp_path / "x.json", tmp_path, "--report", f"{__file__}/r.json"), "test_check.py: is a file"),
     ):
         result = run(*arguments)
         assert result.exit_code == 2

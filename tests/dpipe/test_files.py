@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from dpipe.errors import InputError
-from dpipe.files import check_writable, write_whole
+from dpipe.files import check_writable, check_writable_file, writable_folder, write_whole
 
 
 @pytest.mark.parametrize("content", ["grün", "grün".encode()])
@@ -57,5 +57,40 @@ def test_a_folder_is_made_and_tried(tmp_path: Path) -> None:
     check_writable(tmp_path / "a" / "b")
     assert not list((tmp_path / "a" / "b").iterdir())
     (tmp_path / "file").touch()
-    with pytest.raises(InputError, match=r"file.*: cannot be written: "):
-        check_writable(tmp_path / "file" / "folder")
+    for folder in (tmp_path / "file", tmp_path / "file" / "deep" / "folder"):
+        with pytest.raises(InputError, match=rf"^{tmp_path}/file: is a file, expected a folder to write to$"):
+            check_writable(folder)
+
+
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="there is no /proc")
+@pytest.mark.parametrize("path", ["/proc", "/proc/x"])
+def test_a_file_system_that_takes_nothing(path: str) -> None:
+    with pytest.raises(InputError, match=rf"^{path}: cannot be written: (?!No such file)"):
+        check_writable(Path(path))
+
+
+def test_the_folder_of_a_file_is_made(tmp_path: Path) -> None:
+    check_writable_file(tmp_path / "a" / "b" / "c.txt")
+    assert not list((tmp_path / "a" / "b").iterdir())
+    with pytest.raises(InputError, match=r"b: is a folder, expected the name of a file$"):
+        check_writable_file(tmp_path / "a" / "b")
+
+
+def test_a_folder_made_for_nothing_goes_again(tmp_path: Path) -> None:
+    def fail_in(folder: Path, leaves: bool) -> None:
+        with writable_folder(folder):
+            assert folder.is_dir()
+            if leaves:
+                (folder / "e.txt").touch()
+            raise ZeroDivisionError
+
+    (tmp_path / "was there").mkdir()
+    for name, leaves in (("a/b", False), ("was there", False), ("c/d", True)):
+        with pytest.raises(ZeroDivisionError):
+            fail_in(tmp_path / name, leaves)
+    assert sorted(str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*")) == [
+        "c",
+        "c/d",
+        "c/d/e.txt",
+        "was there",
+    ]

@@ -196,7 +196,7 @@ def test_captions_of_crops_know_the_same_boxes_as_the_plan(write_dataset) -> Non
         (lambda json_path, images: json_path.write_text('{"images": ['), "instances.json"),
         (lambda json_path, images: {"images": images / "none"}, "no such folder of images"),
         (lambda json_path, images: (images / "2.png").unlink(), "2.png"),
-        (lambda json_path, images: {"output": images / "none" / "sheet.png"}, "none/sheet.png: there is no folder "),
+        (lambda json_path, images: {"output": images / "2.png" / "sheet.png"}, "2.png: is a file, expected a folder"),
         (lambda json_path, images: {"output": images.rename(images.with_name("a.png"))}, "a.png: is a folder"),
         (lambda json_path, images: {"output": images / "sheet.txt"}, "expected a name that ends in .png"),
         (lambda json_path, images: {"config": "no_such_recipe"}, "no_such_recipe"),

@@ -259,7 +259,7 @@ def test_the_command_writes_page_picture_or_both(data: tuple[Path, Path], tmp_pa
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--html", "none/a.html"], "there is no folder none"),
+        (["--html", f"{__file__}/a.html"], "test_preview_page.py: is a file, expected a folder"),
         (["--html", "."], "is a folder"),
         (["--html", "a.html", "--raw", "--config", "x"], "expected one only"),
     ],

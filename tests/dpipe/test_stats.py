@@ -211,7 +211,7 @@ def test_an_output_that_cannot_be_written_is_told_before_the_work(path: Path, mo
     monkeypatch.setattr("dpipe.looking.stats.read_records", lambda _: pytest.fail("the work began"))
     result = CliRunner().invoke(app, ["stats", str(path), "-o", str(path / "out")])
     assert result.exit_code == 2
-    assert "cannot be written" in result.stderr
+    assert "is a file, expected a folder to write to" in result.stderr
 
 
 @pytest.mark.realdata

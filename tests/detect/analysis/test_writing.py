@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 
 import cv2
@@ -114,6 +116,26 @@ def test_a_file_is_no_folder(study, truth, tmp_path):
     (tmp_path / "out").write_text("")
     with pytest.raises(InputError, match="out: is a file, expected a folder"):
         detect.write_analysis(study(truth, []), tmp_path / "out")
+
+
+def test_what_a_killed_process_left_goes_and_a_living_one_is_waited_for(study, truth, wrong, tmp_path, monkeypatch):
+    fcntl = pytest.importorskip("fcntl")
+    monkeypatch.setattr(writing, "png_of", lambda figure: b"")
+    analysis, out = study(truth, wrong), tmp_path / "out"
+    left = out / ".analysis-a1b2c3"
+    left.mkdir(parents=True)
+    (left / "errors.png").touch()
+    with ThreadPoolExecutor(1) as pool:
+        descriptor = os.open(out, os.O_RDONLY)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)  # as a process that writes
+            written = pool.submit(detect.write_analysis, analysis, out)
+            assert not wait([written], timeout=0.3).done
+            assert (left / "errors.png").exists()
+        finally:
+            os.close(descriptor)
+        assert len(written.result(timeout=60)) == len(FILES)
+    assert sorted(each.name for each in out.iterdir()) == FILES
 
 
 @pytest.mark.parametrize("case", ["no detections", "no objects"])
@@ -244,3 +266,21 @@ def test_options_of_the_command_that_make_no_sense(run, study, truth, wrong, tmp
         assert done.exit_code == 2, options
         assert words in done.output
         assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("output", "words"),
+    [
+        ("results.json", "results.json: is a file, expected a folder to write to"),
+        ("results.json/deep", "results.json: is a file, expected a folder to write to"),
+        ("", "expected the name of a folder"),
+    ],
+)
+def test_the_output_is_looked_at_before_the_work(output, words, run, study, truth, wrong, tmp_path, monkeypatch):
+    files = study.write(truth, wrong)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("dpipe.coco.CocoIndex.load", lambda *_, **__: pytest.fail("the work began"))
+    done = run(*files, "-o", output)
+    assert done.exit_code == 2
+    assert words in done.output
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["annotations.json", "results.json"]

@@ -178,7 +178,7 @@ def test_the_order_of_images_and_classes_makes_no_difference(random_case, save, 
 def test_a_folder_to_keep_files_in_that_cannot_be_written(streets_files, run, tmp_path):
     (tmp_path / "file").write_text("")
     done = run("eval", *streets_files, "--eval", "cityscapes", "--cityscapes-out", tmp_path / "file" / "out")
-    assert_one_line(done, "cannot be written")
+    assert_one_line(done, "file: is a file, expected a folder to write to")
 
 
 def test_the_function_refuses_other_kinds(files):
