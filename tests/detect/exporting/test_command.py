@@ -14,6 +14,7 @@ from detect.config import build_model, load_config
 from detect.exporting import export as exporting
 from detect.exporting.checks import check_exportable
 from detect.exporting.comparing import Expected, compare
+from detect.models.single_stage import SingleStageDetector
 from dpipe.errors import InputError
 from dpipe.recipes import shipped_recipes
 
@@ -105,6 +106,14 @@ def test_parts_of_ones_own_are_refused_by_name(case):
 
     with pytest.raises(InputError, match="model: OwnHead cannot be exported, only SingleStageDetector"):
         check_exportable(OwnHead())
+
+    class DerivedDetector(SingleStageDetector):
+        pass
+
+    derived = copy.copy(case("fcos").model)
+    derived.__class__ = DerivedDetector
+    with pytest.raises(InputError, match="model: DerivedDetector cannot be exported, only SingleStageDetector"):
+        check_exportable(derived)
 
 
 def found(count, shift=0.0, score=0.0):
