@@ -12,7 +12,7 @@ from detect.data import train_index, val_index
 from detect.reporting.closing import report_at_the_end
 from detect.running.boards import require_wandb
 from detect.running.control import TrainingInterruptedError, deterministic, signals
-from detect.running.devices import Accelerator, launched_rank, make_fabric
+from detect.running.devices import Accelerator, make_fabric
 from detect.running.loss_step import without_stride_warnings
 from detect.running.run import Run
 from detect.running.together import failing_together
@@ -57,17 +57,17 @@ def train(
         require_wandb()
     fabric = make_fabric(devices, accelerator, config.train.precision)
     console = console or Console(highlight=False, markup=False, soft_wrap=True)
-    with prepared_work_dir(work_dir, resume) if launched_rank() == 0 else nullcontext():
-        training_data = train_index(config)
-        validation_data = val_index(config, training_data.class_names)
-        fabric.launch()
-        with (
-            report_at_the_end(work_dir, console.print) if fabric.is_global_zero else nullcontext(),
-            deterministic(fabric.device),
-            signals() as received,
-            without_stride_warnings(),
-            failing_together(fabric, TrainingInterruptedError),
-        ):
-            run = Run(config, work_dir, training_data, validation_data, fabric, received, resume, console)
-            with run.log.running():
-                return run.train()
+    training_data = train_index(config)
+    validation_data = val_index(config, training_data.class_names)
+    fabric.launch()
+    with (
+        report_at_the_end(work_dir, console.print) if fabric.is_global_zero else nullcontext(),
+        deterministic(fabric.device),
+        signals() as received,
+        without_stride_warnings(),
+        failing_together(fabric, TrainingInterruptedError),
+        prepared_work_dir(work_dir, resume, console.print) if fabric.is_global_zero else nullcontext(),
+    ):
+        run = Run(config, work_dir, training_data, validation_data, fabric, received, resume, console)
+        with run.log.running():
+            return run.train()

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from detect.config import Config, load_config
+from detect.running.locking import locked
 from detect.running.logs import environment
 from detect.running.state import checkpoint_folders, remove_unfinished
 from dpipe.errors import InputError
@@ -17,20 +18,29 @@ from dpipe.files import check_writable, write_whole
 
 
 @contextmanager
-def prepared_work_dir(work_dir: Path, resume: bool | str | Path) -> Iterator[None]:
-    """Makes the folders of a run, and takes those away again that nothing was written into when the run fails.
+def prepared_work_dir(work_dir: Path, resume: bool | str | Path, say: Callable[[str], None]) -> Iterator[None]:
+    """Makes the folders of a run and keeps other runs out of them; takes those away that a failed run left empty.
+
+    Args:
+        work_dir: The run's.
+        resume: See :func:`detect.running.resuming.find_checkpoint`.
+        say: Is told where other runs cannot be kept out.
 
     Raises:
-        InputError: If they cannot be written, or hold another run's checkpoints and ``resume`` is off.
+        InputError: If they cannot be written, if another run is going on there, or if they hold another run's
+            checkpoints and ``resume`` is off.
     """
     checkpoints = work_dir / "checkpoints"
-    if not resume and checkpoint_folders(checkpoints):
-        raise InputError(f"{work_dir}: has checkpoints of a run; go on with --resume, or give another --work-dir")
     made = [folder for folder in (checkpoints, work_dir, *work_dir.parents) if not folder.exists()]
     try:
-        for folder in (work_dir, checkpoints):
-            check_writable(folder)
-        yield
+        check_writable(work_dir)
+        with locked(work_dir, say):
+            if not resume and checkpoint_folders(checkpoints):
+                raise InputError(
+                    f"{work_dir}: has checkpoints of a run; go on with --resume, or give another --work-dir"
+                )
+            check_writable(checkpoints)
+            yield
     except BaseException:
         with contextlib.suppress(OSError):  # the first that holds something, and with it all above
             for folder in made:

@@ -26,7 +26,7 @@ class EarlyStopping(Section):
 
     Attributes:
         patience: It ends after so many evaluations in a row that have not raised the best value.
-        min_delta: What raises it by no more than this has not raised it.
+        min_delta: What raises it by no more than this has not raised it; a fraction of 1, as the value is.
     """
 
     patience: Count
