@@ -26,7 +26,6 @@ from numpy.typing import NDArray
 from detect.metrics.results import Results
 from detect.running.logs import evaluation_record
 from detect.running.state import UNFINISHED, checkpoint_folders, checkpoint_path, point, remove_unfinished, unpoint
-from dpipe.errors import InputError
 from dpipe.files import write_whole
 
 if TYPE_CHECKING:
@@ -105,11 +104,11 @@ def tidy_evaluations(work_dir: Path, last: int, best: int | None) -> None:
             shutil.rmtree(path, ignore_errors=True)
 
 
-def kept_evaluations(work_dir: Path) -> dict[str, Kept]:
+def kept_evaluations(work_dir: Path) -> tuple[dict[str, Kept], list[str]]:
     """The evaluations that are there: ``best`` and ``last``, or one ``best and last``.
 
-    Raises:
-        InputError: If one cannot be read.
+    Returns:
+        Those that can be read, and a line for each of the others.
     """
     folder = work_dir / FOLDER
     found = {name: (folder / name).resolve() for name in ("best", "last") if (folder / name / SCORES).is_file()}
@@ -118,7 +117,11 @@ def kept_evaluations(work_dir: Path) -> dict[str, Kept]:
         found["last"] = folders[-1]
     if len(found) == 2 and found["best"] == found["last"]:
         found = {"best and last": found["best"]}
-    return {name: Kept(path / RESULTS, _read_record(path / SCORES)) for name, path in found.items()}
+    records = {name: _read_record(path / SCORES) for name, path in found.items()}
+    kept = {
+        name: Kept(found[name] / RESULTS, record) for name, record in records.items() if not isinstance(record, str)
+    }
+    return kept, [record for record in records.values() if isinstance(record, str)]
 
 
 def best_of_each_image(results: Results, most: int) -> Results:
@@ -137,11 +140,12 @@ def select(results: Results, rows: NDArray[np.int64]) -> Results:
     )
 
 
-def _read_record(path: Path) -> dict[str, Any]:
+def _read_record(path: Path) -> dict[str, Any] | str:
+    """The record of an evaluation, or why it cannot be read."""
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
-        raise InputError(f"{path}: cannot be read: {error}") from None
+        return f"{path}: cannot be read: {error}"
     if not isinstance(record, dict) or type(record.get("iteration")) is not int:
-        raise InputError(f"{path}: is not the record of an evaluation")
+        return f"{path}: is not the record of an evaluation"
     return record

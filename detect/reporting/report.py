@@ -58,35 +58,46 @@ def report(
 
     Raises:
         InputError: If this is no work directory, a file in it or ``results`` cannot be used, or the report cannot be
-            written. A validation set or an image that is no longer there is told in the report.
+            written. What is told in the report, in its place: a validation set or an image that is no longer there, and
+            an evaluation that the run kept and that is damaged.
     """
     work_dir = Path(work_dir)
     out = work_dir / REPORT if out is None else Path(out)
     if samples < 0:
         raise InputError(f"samples must be at least 0, got {samples}")
+    if out.suffix.lower() not in (".html", ".htm"):
+        raise InputError(f"{out}: the report is a page of HTML: expected a name that ends in .html")
     text, recipe = read_recipe(work_dir)
     check_writable_file(out)
     history = read_history(work_dir / LOG_NAME)
     index, problem = _validation_set(recipe)
-    evaluations = [evaluation_of(name, kept) for name, kept in kept_evaluations(work_dir).items()]
+    kept_ones, damaged = kept_evaluations(work_dir)
+    evaluations = [evaluation_of(name, kept) for name, kept in kept_ones.items()]
     if not evaluations and history.evaluations:
         evaluations = [Evaluation("last", history.evaluations[-1], {}, None)]
     if results is not None:
         if index is None:
             raise InputError(problem)
-        evaluations = [_evaluated(Path(results), index, recipe)]
+        evaluations, damaged = [_evaluated(Path(results), index, recipe)], []
     pictures: list[Sample] = []
     if not evaluations or evaluations[0].results is None:
         problem = "The run has kept no detections" + (": nothing was evaluated yet." if not evaluations else ".")
+        problem = damaged[0] if damaged else problem
     elif index is not None:
         unusable = {name for data_set, name, _ in history.skipped if data_set == "val"}
-        pictures = _samples(index, recipe, evaluations[0], samples, unusable)
+        try:
+            pictures = _samples(index, recipe, evaluations[0], samples, unusable)
+        except InputError as error:
+            if results is not None:
+                raise
+            problem = str(error)
     page = page_template("detect.reporting", "report.html").render(
         name=work_dir.resolve().name,
         tiles=tiles(history, evaluations, value_of(recipe, "train", "epochs")),
         charts=_charts(history),
         parts=_parts(history),
         evaluations=evaluations,
+        damaged=damaged,
         metric_tables=metric_tables(evaluations),
         classes=class_table(evaluations[0], index) if evaluations else None,
         samples=pictures,

@@ -23,11 +23,11 @@ def test_the_last_and_the_best_are_kept_and_no_others(make: Callable[..., Any]) 
     for iteration, best in ((10, 10), (20, 20), (30, 20), (40, 20)):
         made.evaluate(iteration, best=best)
     assert names(made.work_dir / "evaluations") == ["best", "iter_00000020", "iter_00000040", "last"]
-    kept = kept_evaluations(made.work_dir)
+    kept, _ = kept_evaluations(made.work_dir)
     assert [(name, each.record["iteration"]) for name, each in kept.items()] == [("best", 20), ("last", 40)]
     made.evaluate(50)
     assert names(made.work_dir / "evaluations") == ["best", "iter_00000050", "last"]
-    assert list(kept_evaluations(made.work_dir)) == ["best and last"]
+    assert list(kept_evaluations(made.work_dir)[0]) == ["best and last"]
 
 
 def test_what_is_kept_gives_the_same_scores(make: Callable[..., Any]) -> None:
@@ -60,7 +60,7 @@ def test_an_evaluation_is_there_whole_or_not_at_all(make: Callable[..., Any], mo
     assert line.endswith("iter_00000020: what was found cannot be kept: No space left on device")
     assert names(made.work_dir / "evaluations") == ["best", "iter_00000010", "last"]
     tidy_evaluations(made.work_dir, 20, 20)
-    assert [*kept_evaluations(made.work_dir)] == ["last"]
+    assert [*kept_evaluations(made.work_dir)[0]] == ["last"]
 
 
 def test_a_run_that_was_killed_and_goes_on_replaces_what_it_left(make: Callable[..., Any]) -> None:
@@ -83,7 +83,7 @@ def test_without_links_the_newest_is_the_last(make: Callable[..., Any]) -> None:
     made.evaluate(20, best=10)
     for name in ("best", "last"):
         (made.work_dir / "evaluations" / name).unlink()
-    ((name, kept),) = kept_evaluations(made.work_dir).items()
+    ((name, kept),) = kept_evaluations(made.work_dir)[0].items()
     assert (name, kept.record["iteration"]) == ("last", 20)
 
 

@@ -190,8 +190,7 @@ def test_masks_are_read_of_the_samples_alone(make: Make, page_of: Make) -> None:
     rows[4]["segmentation"]["counts"] = "damaged"  # of the second image; the first has the most mistakes
     path.write_text(json.dumps(rows))
     assert len(page_of(made, samples=1).of_class("mask")) == 5
-    with pytest.raises(InputError, match=r"results.json: detection 4"):
-        report(made.work_dir, samples=3)
+    assert [text for text in page_of(made, samples=3).texts if "results.json: detection 4" in text]
 
 
 def test_files_that_could_not_be_used_are_told_and_no_samples(make: Make, page_of: Make) -> None:
@@ -221,6 +220,42 @@ def test_data_that_is_gone_is_told_in_the_report(make: Make, page_of: Make) -> N
     assert "COCO bbox, maxDets=1, 10, 100, in percent" in page.texts
 
 
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("scores.json", "{", "scores.json: cannot be read"),
+        ("results.json", "{}", "results.json: holds a dict"),
+        ("results.json", '[{"image_id": 77}]', "results.json: detection 0: image_id 77 is not in"),
+        ("results.json", None, "results.json: cannot be read"),
+    ],
+)
+def test_a_damaged_evaluation_is_told_in_the_report(
+    make: Make, page_of: Make, name: str, content: str | None, message: str
+) -> None:
+    made = make()
+    made.log(step(1))
+    made.evaluate(10)
+    path = made.work_dir / "evaluations" / "best" / name
+    path.unlink() if content is None else path.write_text(content)
+    page = page_of(made)
+    assert [text for text in page.texts if message in text]
+    assert not page.of_class("sample")
+    assert "Nothing was evaluated yet." not in page.texts
+    assert ("COCO bbox, maxDets=1, 10, 100, in percent" in page.texts) == (name == "results.json")
+    with pytest.raises(InputError, match=r"other\.json: "):
+        report(made.work_dir, results=made.data / "other.json")
+
+
+@pytest.mark.parametrize(("name", "refused"), [("look.txt", True), ("look", True), ("new/look.html", False)])
+def test_the_page_is_html_in_a_folder_that_is_made(make: Make, tmp_path: Path, name: str, refused: bool) -> None:
+    out = tmp_path / "out" / name
+    done = CliRunner().invoke(app, ["report", str(make().work_dir), "-o", str(out)])
+    assert done.exit_code == (2 if refused else 0)
+    assert ("expected a name that ends in .html" in done.stderr) == refused
+    assert out.exists() != refused
+    assert out.parent.exists() != refused
+
+
 def test_detections_of_a_file_can_be_shown_instead(make: Make, page_of: Make, tmp_path: Path) -> None:
     made = make()
     made.evaluate(10)
@@ -243,8 +278,6 @@ def test_detections_of_a_file_can_be_shown_instead(make: Make, page_of: Make, tm
         (lambda made: (made.work_dir / "config.yaml").unlink(), "is not the work directory of a training run"),
         (lambda made: (made.work_dir / "config.yaml").write_text("a: ["), "config.yaml: cannot be read"),
         (lambda made: (made.work_dir / "config.yaml").write_text("- a"), "config.yaml: is not a recipe"),
-        (lambda made: (made.work_dir / "evaluations/best/scores.json").write_text("{"), "scores.json: cannot be read"),
-        (lambda made: (made.work_dir / "evaluations/best/results.json").write_text("{}"), "results.json: holds a dict"),
     ],
 )
 def test_damage_is_told_in_a_line_and_no_report_is_left(make: Make, damage: Make, message: str) -> None:
