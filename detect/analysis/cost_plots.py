@@ -44,9 +44,14 @@ def costs(analysis: Analysis) -> Figure:
 
 
 def costs_by_class(analysis: Analysis) -> Figure:
-    """The cost of each kind of error for each class."""
+    """The cost of each kind of error for each class.
+
+    A class that has no AP and that no kind costs anything by itself comes first: all of them together cost it.
+    """
     table = np.nan_to_num(analysis.errors.cost_by_class)
     total = table.sum(axis=1)
+    lost = np.array([told.objects > 0 and told.ap_at_iou == 0 for told in analysis.classes]) & (total == 0)
+    total[lost] = np.inf
     order = np.argsort(-total, kind="stable")
     order = order[total[order] > 0]
     title = f"What costs the classes' AP at IoU {analysis.errors.iou:g}"
@@ -54,7 +59,9 @@ def costs_by_class(analysis: Analysis) -> Figure:
     if left_out > 0:
         title += f"\n{left_out:,} classes that lose less left out"
     order = order[:MOST_CLASSES]
-    names = [short(analysis.classes[label].name) for label in order.tolist()]
+    names = [
+        short(analysis.classes[label].name) + (" (AP 0, none alone)" if lost[label] else "") for label in order.tolist()
+    ]
     return _side_by_side(table[order], names, title)
 
 

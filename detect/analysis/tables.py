@@ -85,12 +85,18 @@ def _classes(analysis: Analysis) -> Table:
     table.add_column("costs most", no_wrap=True)
     for label in known[:MOST_ROWS]:
         told = analysis.classes[label]
-        cost = analysis.errors.cost_by_class[label]
-        worst = int(cost.argmax())
-        why = f"{ERROR_KINDS[worst]} {_percent(cost[worst])}" if cost[worst] > 0 else ""
         numbers = f"{told.objects:,}", _percent(told.ap), _percent(told.ap_at_iou)
-        table.add_row(Text(one_line(told.name)), *numbers, why)
+        table.add_row(Text(one_line(told.name)), *numbers, _worst(analysis, label))
     return table
+
+
+def _worst(analysis: Analysis, label: int) -> str:
+    """The kind of error that costs a class most; where none costs anything by itself, the most frequent one."""
+    cost, counts = analysis.errors.cost_by_class[label], analysis.errors.counts_by_class[label]
+    worst, often = int(cost.argmax()), int(counts.argmax())
+    if cost[worst] > 0:
+        return f"{ERROR_KINDS[worst]} {_percent(cost[worst])}"
+    return f"none alone; {counts[often]:,} {ERROR_KINDS[often]}" if counts[often] else ""
 
 
 def _pairs(analysis: Analysis) -> Table:

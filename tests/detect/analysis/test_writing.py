@@ -14,7 +14,7 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 import detect
-from detect.analysis import writing
+from detect.analysis import cost_plots, writing
 from detect.analysis.tables import calibration_line, comparison_tables, summary_tables
 from detect.analysis.writing import as_dict
 from detect.cli import app
@@ -181,6 +181,23 @@ def test_class_names_of_any_alphabet_and_number(count, study, scenes, found, tmp
     assert "[red]_bus" in text
     told = json.loads((tmp_path / "out" / "analysis.json").read_text())
     assert [each["name"] for each in told["classes"]] == [each["name"] for each in truth["categories"]]
+
+
+def test_a_class_that_no_kind_of_error_costs_anything_alone_is_shown(study, truth, found):
+    """All of the class is missed, and its detections are on the background."""
+    rows = [row for row in found(truth) if row["category_id"] != 2]
+    rows += [{"image_id": 5, "category_id": 2, "bbox": [300.0, 270.0, 20.0, 20.0], "score": 0.9}]
+    for row in rows[1::4]:
+        row["bbox"][0] += 0.4 * row["bbox"][2]
+    analysis = study(truth, rows)
+    assert (analysis.classes[1].name, analysis.classes[1].ap_at_iou) == ("person", 0)
+    assert not analysis.errors.cost_by_class[1].any()
+    row = next(line for line in printed(summary_tables(analysis)).splitlines() if "person" in line)
+    assert "none alone; 72 missed" in row
+    panel = cost_plots.costs_by_class(analysis).axes[0]
+    names = [label.get_text() for label in panel.get_yticklabels()]
+    assert names[0] == "person (AP 0, none alone)"
+    assert set(names[1:]) == {"car", "bus"}
 
 
 def test_more_classes_than_the_matrix_has_room_for_are_summed_up(study, scenes, found):
