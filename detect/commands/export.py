@@ -36,7 +36,9 @@ def export(
         bool,
         typer.Option("--fixed", help="Take images of this size and number only; else the file takes any"),
     ] = False,
-    opset: Annotated[int, typer.Option(help="Version of ONNX's operators, 18 to 23")] = 18,
+    opset: Annotated[
+        int | None, typer.Option(help="Version of ONNX's operators, 18 to 23, of .onnx files (default: 18)")
+    ] = None,
     image: Annotated[
         Path | None, typer.Option(metavar="FILE", help="What the file is checked on (default: a drawn pattern)")
     ] = None,

@@ -22,6 +22,7 @@ from detect.looking.dry_run import landscape_size, round_up
 from detect.models.detectors import TwoStageDetector
 from detect.predicting.inputs import source_of
 from detect.trained import load_trained, say_nothing
+from dpipe.building.problems import shorten
 from dpipe.errors import InputError
 from dpipe.files import check_writable_file, whole_file
 from dpipe.plan import Size
@@ -65,7 +66,7 @@ def export(
     size: Size | None = None,
     batch: int = 1,
     fixed: bool = False,
-    opset: int = 18,
+    opset: int | None = None,
     image: str | Path | NDArray[np.uint8] | None = None,
     say: Callable[[str], None] = say_nothing,
 ) -> Exported:
@@ -81,7 +82,7 @@ def export(
             it the size that the recipe's ``test_transforms`` resize to.
         batch: How many images at a time, likewise.
         fixed: Whether the file takes images of this number and size only; else it takes any.
-        opset: The version of ONNX's operators.
+        opset: The version of ONNX's operators, 18 where not given; not for a ``.pt2`` file, which has none.
         image: What is compared on: a path, or an array (H, W, 3) uint8 RGB; a drawn pattern without one.
         say: Gets notes on the checkpoint, and on what is being done.
 
@@ -93,6 +94,9 @@ def export(
     if output.suffix not in (".onnx", ".pt2"):
         raise InputError(f"{output}: the output is a .onnx or .pt2 file, and its name must end so")
     is_onnx = output.suffix == ".onnx"
+    if opset is not None and not is_onnx:
+        raise InputError(f"{output}: opset is a version of ONNX's operators, which a .pt2 file has not")
+    opset = OPSETS[0] if opset is None else opset
     if not OPSETS[0] <= opset <= OPSETS[1]:
         raise InputError(f"opset must be from {OPSETS[0]} to {OPSETS[1]}, got {opset}")
     check_torch()
@@ -148,6 +152,8 @@ def _checked(size: Size | None, batch: int) -> Size:
     """Raises InputError where no size is known, or no such images can be."""
     if size is None:
         raise InputError("the recipe's test_transforms resize to no size: expected one (--size WIDTHxHEIGHT)")
+    if not isinstance(size, tuple | list) or len(size) != 2 or any(type(side) is not int for side in size):
+        raise InputError(f"size is {shorten(size)}; expected (height, width) in pixels")
     if batch < 1:
         raise InputError(f"batch must be at least 1, got {batch}")
     if min(size) < 1 or batch * size[0] * size[1] > MOST_PIXELS:

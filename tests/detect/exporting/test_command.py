@@ -42,6 +42,7 @@ def refused(tmp_path, monkeypatch):
     [
         (("-o", "model.trt"), "model.trt: the output is a .onnx or .pt2 file"),
         (("-o", f"{__file__}/model.onnx"), "test_command.py: is a file, expected a folder"),
+        (("-o", "model.pt2", "--opset", 18), "opset is a version of ONNX's operators, which a .pt2 file has not"),
         (("-o", "model.onnx", "--opset", 17), "opset must be from 18 to 23, got 17"),
         (("-o", "model.onnx", "--size", "640"), "--size: expected WIDTHxHEIGHT in pixels"),
         (("-o", "model.onnx", "--size", "99999x99999"), "size 99999x99999, batch 1: expected 1 to"),
@@ -56,6 +57,13 @@ def test_it_refuses_what_cannot_be_done(arguments, told, refused, case, tmp_path
     recipe = tmp_path_factory.mktemp("recipe") / "recipe.yaml"
     recipe.write_text(made.config.to_yaml() + "\n")
     assert told in refused(recipe, made.checkpoint, *arguments, "model.bbox_head.nms={type: NMS}", *arguments[2:])
+
+
+@pytest.mark.parametrize("size", ["480x240", 480, (480,), (480.0, 240), [480, "240"]])
+def test_a_size_is_two_numbers(size, case, tmp_path):
+    made = case("fcos")
+    with pytest.raises(InputError, match=r"^size is .*; expected \(height, width\) in pixels$"):
+        exporting.export(made.config, made.checkpoint, tmp_path / "model.pt2", size=size)
 
 
 def test_a_missing_package_is_named_with_the_extra(refused, case, monkeypatch):
