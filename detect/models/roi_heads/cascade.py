@@ -28,7 +28,7 @@ from detect.models.detections import Detections
 from detect.models.interfaces import BBoxHead, MaskHead
 from detect.models.nms import Suppression, suppression
 from detect.models.roi_heads.boxes import box_losses, detect_boxes, refine_rois, roi_labels, sample_images
-from detect.models.roi_heads.masks import predict_masks, sampled_mask_loss, with_masks
+from detect.models.roi_heads.masks import predict_masks, predict_objects, sampled_mask_loss
 from detect.models.samplers import check_sampler
 from detect.registry import MODELS
 from dpipe.errors import InputError
@@ -142,10 +142,7 @@ class CascadeRoIHead(nn.Module):
         self, features: Sequence[Tensor], proposals: Sequence[Tensor], targets: Sequence[Target]
     ) -> list[Detections]:
         """Detections in the original images' coordinates."""
-        if self.mask_head is None:
-            return self.predict_boxes(features, proposals, targets, rescale=True)
-        detections = self.predict_boxes(features, proposals, targets, rescale=False)
-        return with_masks(detections, self.predict_masks(features, detections), targets, self.mask_thr)
+        return predict_objects(self, features, proposals, targets)
 
     def predict_boxes(
         self, features: Sequence[Tensor], proposals: Sequence[Tensor], targets: Sequence[Target], rescale: bool

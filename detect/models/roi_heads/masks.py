@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from detect.models.assign import Samples
 from detect.models.boxes import boxes_to_rois
 from detect.models.detections import Detections, mirrored_axes, to_original
-from detect.models.interfaces import MaskHead
+from detect.models.interfaces import MaskHead, MaskingRoIHead
 from detect.models.masks import encode_masks, mask_targets
 
 if TYPE_CHECKING:
@@ -137,6 +137,16 @@ def predict_masks(
     roi_features = extractor(features, boxes_to_rois([d.boxes for d in detections]))
     probabilities = torch.stack([own_class(head(roi_features), labels).sigmoid() for head in heads]).mean(dim=0)
     return list(probabilities.split([len(d) for d in detections]))
+
+
+def predict_objects(
+    head: MaskingRoIHead, features: Sequence[Tensor], proposals: Sequence[Tensor], targets: Sequence[Target]
+) -> list[Detections]:
+    """Detections of each image in coordinates of the original image, with masks where the head has them."""
+    if head.mask_head is None:
+        return head.predict_boxes(features, proposals, targets, rescale=True)
+    detections = head.predict_boxes(features, proposals, targets, rescale=False)
+    return with_masks(detections, head.predict_masks(features, detections), targets, head.mask_thr)
 
 
 def with_masks(
