@@ -99,8 +99,10 @@ class MaskingRoIHead(RoIHead, Protocol):
         mask_thr: From this probability on a pixel belongs to the object.
     """
 
-    mask_head: nn.Module | None
     mask_thr: float
+
+    @property
+    def mask_head(self) -> nn.Module | None: ...
 
     def predict_boxes(
         self, features: Sequence[Tensor], proposals: Sequence[Tensor], targets: Sequence[Target], rescale: bool
