@@ -15,7 +15,7 @@ from torch import nn
 
 from detect.config import Config, as_config
 from detect.data import skipped_anywhere, usable_ids, val_index, val_loader
-from detect.metrics.evaluating import check_kinds, default_kinds, evaluate_results
+from detect.metrics.evaluating import check_kinds, default_kinds, evaluate_results, several
 from detect.metrics.results import Results
 from detect.metrics.scores import Kind, Scores
 from detect.predicting.views import build_views, check_mergeable, detect_in_views
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 def evaluate(
     config: Config | str | Path,
     checkpoint: str | Path,
-    kinds: Sequence[Kind] = (),
+    kinds: Sequence[Kind] | Kind = (),
     *,
     out: str | Path | None = None,
     tta: bool = False,
@@ -46,8 +46,9 @@ def evaluate(
     Args:
         config: The recipe, or its file, or the name of a shipped one.
         checkpoint: A ``.safetensors`` or ``.pth`` file, a checkpoint folder, or a work directory.
-        kinds: What is evaluated; by default what the recipe's ``evaluation.kinds`` says, else ``proposal`` for a model
-            that only proposes, else ``bbox``, and ``segm`` where the model and the data set have masks.
+        kinds: What is evaluated, one kind or several; by default what the recipe's ``evaluation.kinds`` says, else
+            ``proposal`` for a model that only proposes, else ``bbox``, and ``segm`` where the model and the data set
+            have masks.
         out: Gets the detections in COCO's results format.
         tta: Whether each image is looked at several times and the results merged, as ``evaluation.tta`` says.
         devices: GPUs, or processes on the CPU.
@@ -72,7 +73,7 @@ def evaluate(
     if out is not None and first:
         check_writable_file(Path(out))
     index = val_index(config, None)
-    kinds, options = kinds or config.evaluation.kinds or (), config.evaluation.options
+    kinds, options = several(kinds) or config.evaluation.kinds or (), config.evaluation.options
     check_kinds(kinds, index, options)
     trained = load_trained(config, checkpoint, index.class_names, say)
     check_kinds(kinds, index, options, **abilities(trained.model))

@@ -26,7 +26,7 @@ from detect.predicting.files import (
     unique_names,
 )
 from detect.predicting.inputs import check_files, find_files, sources_of
-from detect.predicting.predictions import SCORE_THR
+from detect.predicting.predictions import SCORE_THR, check_score_thr
 from detect.predicting.predictor import load
 from detect.predicting.videos import is_video, video_info
 from detect.running.devices import Accelerator
@@ -109,9 +109,10 @@ def predict(
 
     Raises:
         InputError: For a checkpoint, an input or an output folder that cannot be used, one line for each; and where
-            every input was skipped.
+            every input was skipped, and for a score or a form that makes no sense.
     """
     config, out = as_config(config), Path(out)
+    check_score_thr(score_thr)
     unknown = [name for name in save if name not in FORMS]
     if unknown or not save:
         raise InputError(f"save: expected some of {', '.join(FORMS)}, got {', '.join(map(str, unknown)) or 'none'}")

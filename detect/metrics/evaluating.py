@@ -19,7 +19,7 @@ from dpipe.files import check_writable
 def evaluate_results(
     results: str | Path | Results,
     annotations: str | Path | CocoIndex,
-    kinds: Sequence[Kind] = (),
+    kinds: Sequence[Kind] | Kind = (),
     options: Options = Options(),
     image_ids: Sequence[int] | None = None,
     say: Callable[[str], None] = lambda line: None,
@@ -29,7 +29,8 @@ def evaluate_results(
     Args:
         results: A JSON file in COCO's results format, or detections.
         annotations: The data set's COCO JSON.
-        kinds: What is evaluated; by default ``bbox``, and ``segm`` where the results and all objects have masks.
+        kinds: What is evaluated, one kind or several; by default ``bbox``, and ``segm`` where the results and all
+            objects have masks.
         options: What can be chosen about the kinds.
         image_ids: Ids of the images that count; all where not given.
         say: Is told where masks are left out without ``kinds``, as the results or the data set have none.
@@ -42,6 +43,7 @@ def evaluate_results(
             needs is not there.
     """
     index = annotations if isinstance(annotations, CocoIndex) else CocoIndex.load(annotations)
+    kinds = several(kinds)
     check_kinds(kinds, index, options)
     if isinstance(results, Results):
         found = results
@@ -55,6 +57,11 @@ def evaluate_results(
         if note:
             say(note)
     return [_evaluate(found, index, kind, options, image_ids) for kind in dict.fromkeys(kinds)]
+
+
+def several(kinds: Sequence[Kind] | Kind) -> Sequence[Kind]:
+    """Kinds of evaluation as they are given: one may come without a list around it."""
+    return (kinds,) if isinstance(kinds, str) else kinds
 
 
 def default_kinds(index: CocoIndex, results: Results, proposes: bool = False) -> tuple[tuple[Kind, ...], str]:

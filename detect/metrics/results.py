@@ -5,6 +5,7 @@ from __future__ import annotations
 import codecs
 import json
 import math
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -121,10 +122,12 @@ def read_results(path: str | Path, index: CocoIndex) -> Results:
         index: The data set that they belong to.
 
     Raises:
-        InputError: If the file cannot be read or is not JSON, which has no NaN or infinity. Or naming the first
-            detection that is wrong: not a mapping, a key is missing, an id is not in the data set, a value is no
+        InputError: If ``path`` is none, or the file cannot be read or is not JSON in UTF-8. Or naming the first
+            detection that is wrong: not a mapping, a key is missing, an id is not in the data set, a value is no finite
             number, a box has a negative side, a mask is damaged or not of its image's size.
     """
+    if not isinstance(path, str | os.PathLike):
+        raise InputError(f"results: expected the path of a JSON file, or detect.Results, got {shorten(path)}")
     return results_of(read_rows(path), index, lambda number: f"{path}: detection {number}")
 
 

@@ -16,6 +16,7 @@ from detect.metrics.results import Results
 from detect.models.detections import Detections, RunLengths
 from detect.predicting.inputs import Source
 from detect.predicting.labelme import labelme_file
+from dpipe.building.problems import shorten
 from dpipe.errors import InputError
 from dpipe.files import write_whole
 from dpipe.looking.draw import draw_instances
@@ -106,13 +107,26 @@ class Predictions:
 
         Args:
             chosen: Indices (k,), booleans (n,) such as ``predictions.scores > 0.5``, or a slice.
+
+        Raises:
+            InputError: For anything else, and for indices that are not there.
         """
         if not isinstance(chosen, slice):
-            chosen = torch.from_numpy(np.arange(len(self))[np.asarray(chosen)])
+            rows = np.asarray(chosen)
+            rows = rows if rows.size else rows.astype(np.int64)  # of an empty list they would be floats
+            if not _fit(rows, len(self)):
+                wanted = f"indices of {len(self)} objects, as many booleans, or a slice"
+                raise InputError(f"expected {wanted}, got {shorten(repr(chosen))}")
+            chosen = torch.from_numpy(np.arange(len(self))[rows])
         return replace(self, detections=self.detections.select(chosen))
 
     def above(self, score_thr: float) -> Predictions:
-        """Those whose score is at least ``score_thr``."""
+        """Those whose score is at least ``score_thr``.
+
+        Raises:
+            InputError: If ``score_thr`` is no number from 0 to 1.
+        """
+        check_score_thr(score_thr)
         return self.select(self.scores >= np.float32(score_thr))
 
     def told(self) -> str:
@@ -174,6 +188,25 @@ class Predictions:
     def _repr_png_(self) -> bytes:
         """The picture that notebooks show."""
         return encoded(self.draw(), Path("shown.png"))
+
+
+def check_score_thr(score_thr: Any) -> None:
+    """Checks the score from which on objects are wanted.
+
+    Raises:
+        InputError: If it is no number from 0 to 1.
+    """
+    if not isinstance(score_thr, int | float | np.number) or not 0 <= score_thr <= 1:
+        raise InputError(f"score_thr is {score_thr!r}; expected a number from 0 to 1")
+
+
+def _fit(rows: NDArray[Any], count: int) -> bool:
+    """Whether an array chooses among so many."""
+    if rows.ndim != 1:
+        return False
+    if rows.dtype == np.bool_:
+        return len(rows) == count
+    return bool(np.issubdtype(rows.dtype, np.integer) and ((rows >= -count) & (rows < count)).all())
 
 
 def encoded(pixels: NDArray[np.uint8], path: Path) -> bytes:

@@ -16,12 +16,13 @@ from numpy.typing import NDArray
 
 from detect.config import Config, as_config
 from detect.predicting.inputs import OnBad, Source, source_of
-from detect.predicting.predictions import Predictions
+from detect.predicting.predictions import Predictions, check_score_thr
 from detect.predicting.views import build_views, check_mergeable, detect_in_views
 from detect.running.devices import Accelerator, make_fabric
 from detect.trained import Trained, load_trained, say_nothing
 from dpipe.backends.base import padded_size, share_of_cores
 from dpipe.backends.opencv import OpenCVBackend
+from dpipe.building.problems import shorten
 from dpipe.errors import BadSampleError, InputError
 from dpipe.images.memory import Scratch
 from dpipe.plan import SamplePlan, Size
@@ -122,9 +123,12 @@ class Predictor:
             The predictions of the image, or a list of those of each.
 
         Raises:
-            InputError: For what is no image, and for a file that cannot be used.
+            InputError: For what is no image, a file that cannot be used, and a score or a number that makes no sense.
         """
+        check_score_thr(score_thr)
         single = isinstance(images, str | Path | np.ndarray)
+        if not single and not isinstance(images, Iterable):
+            raise InputError(f"expected a path, an array or a list of those, got {shorten(images)}")
         sources = [source_of(image) for image in ([images] if single else images)]
         found = [
             replace(one.above(score_thr), source=source)  # of a file not the pixels, which may be many

@@ -116,6 +116,21 @@ class TestInPrograms:
         with pytest.raises(InputError, match="uint8 RGB"):
             predictor.predict([shapes.images[0], rgb(shapes.images[0]).astype(float)])
 
+    @pytest.mark.parametrize("images", [None, 5, [None], [b"1.jpg"]])
+    def test_what_is_no_image_is_an_error(self, predictor, images):
+        with pytest.raises(InputError, match=r"(expected|is) a path"):
+            predictor.predict(images)
+
+    @pytest.mark.parametrize("score_thr", [5, -0.1, float("nan"), "x", None])
+    def test_a_score_is_from_0_to_1(self, shapes, predictor, checkpoint, tmp_path, score_thr):
+        with pytest.raises(InputError, match=r"^score_thr is .*; expected a number from 0 to 1$"):
+            predictor.predict(shapes.images[0], score_thr=score_thr)
+        with pytest.raises(InputError, match=r"^score_thr is "):
+            predictor.predict([], score_thr=score_thr)
+        with pytest.raises(InputError, match=r"^score_thr is "):
+            detect.predict(shapes.config(), checkpoint, shapes.images[:1], tmp_path / "out", score_thr=score_thr)
+        assert not (tmp_path / "out").exists()
+
     def test_a_recipe_may_be_given_by_its_path(self, shapes, checkpoint, predictor):
         loaded = detect.load(shapes.recipe, checkpoint)
         assert same(loaded.predict(shapes.images[0]), predictor.predict(shapes.images[0]))
@@ -194,11 +209,25 @@ class TestPredictions:
         assert len(found.above(0.9)) == 1  # equal counts, though 0.9 is another number as float32
         for chosen in ([1], np.array([False, True]), slice(1, None), found.labels == 0):
             assert found.select(chosen).names == ["box"]
+        assert found.select([-1, 0, 1]).names == ["box", "disc", "box"]
+        assert len(found.select([])) == 0
+        assert len(found.select([]).select([])) == 0
         nothing = found.above(1)
         assert len(nothing) == 0
         assert nothing.bitmaps().shape == (0, 64, 96)
         assert "nothing" in repr(nothing)
         assert (nothing.draw() == found.image).all()
+
+    @pytest.mark.parametrize("chosen", [[100000], [-3], [2], [0.5], [True], 1, None, "x", [[0]]])
+    def test_objects_that_are_not_there(self, found, chosen):
+        with pytest.raises(InputError, match=r"^expected indices of 2 objects, as many booleans, or a slice, got "):
+            found.select(chosen)
+
+    @pytest.mark.parametrize("score_thr", ["x", 2, None])
+    def test_scores_that_none_has(self, found, score_thr):
+        for method in (found.above, found.draw, lambda score: found.to_labelme(score_thr=score)):
+            with pytest.raises(InputError, match=r"^score_thr is "):
+                method(score_thr)
 
     def test_pictures(self, found, tmp_path):
         drawn = found.draw()

@@ -181,6 +181,20 @@ def test_a_folder_to_keep_files_in_that_cannot_be_written(streets_files, run, tm
     assert_one_line(done, "file: is a file, expected a folder to write to")
 
 
+def test_one_kind_needs_no_list_around_it(files):
+    (alone,) = evaluate_results(*files, "bbox")
+    assert alone == evaluate_results(*files, ["bbox"])[0]
+    with pytest.raises(InputError, match="no evaluation of the kind 'box'"):
+        evaluate_results(*files, "box")
+
+
+@pytest.mark.parametrize("results", [[], None, [{"image_id": 1}]])
+def test_results_are_a_path_or_in_memory(results, files):
+    for function in (evaluate_results, detect.analyze):
+        with pytest.raises(InputError, match=r"^results: expected the path of a JSON file, or detect\.Results, got "):
+            function(results, files[1])
+
+
 def test_the_function_refuses_other_kinds(files):
     with pytest.raises(InputError, match="no evaluation of the kind 'boxes'; expected one of bbox, segm"):
         evaluate_results(*files, ["boxes"])
