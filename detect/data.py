@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -54,6 +56,45 @@ def check_masks(index: CocoIndex, model: nn.Module) -> None:
                 f"{index.path}: its objects are boxes only, but the model has mask heads; leave out {heads} and "
                 "roi_head.mask_roi_extractor"
             )
+
+
+def check_val_images(config: Config, index: CocoIndex) -> None:
+    """Checks that a validation set's files are there, which would else be told when the first epoch is over.
+
+    Each folder is listed once, which is much less work than to ask for each file.
+
+    Args:
+        config: The recipe. Where it skips bad samples, one file that is there is enough.
+        index: The annotations.
+
+    Raises:
+        InputError: With the first file that is missing and their number; or if there is no such folder.
+    """
+    root = config.data.val.images
+    if not os.path.isdir(root):
+        raise InputError(f"{root}: no such folder of images")
+    by_folder: dict[str, list[str]] = defaultdict(list)
+    for file_name in index.file_names:
+        folder, name = os.path.split(file_name)
+        by_folder[folder].append(name)
+    missing = []
+    for folder, names in by_folder.items():
+        listed = _names_in(os.path.join(root, folder))
+        # A name that is not listed may be one all the same, where a file system takes upper and lower case for equal.
+        paths = (os.path.join(root, folder, name) for name in names if name not in listed)
+        missing += [path for path in paths if not os.path.exists(path)]
+    if missing and (config.data.on_bad_sample == "fail" or len(missing) == len(index)):
+        raise InputError(
+            f"{missing[0]}: no such image file; {len(missing)} of the {len(index)} images of {index.path} are missing"
+        )
+
+
+def _names_in(folder: str) -> set[str]:
+    """What a folder holds; nothing where it cannot be listed."""
+    try:
+        return set(os.listdir(folder))
+    except OSError:
+        return set()
 
 
 def train_loader(config: Config, index: CocoIndex, fabric: Fabric) -> DetectionLoader:

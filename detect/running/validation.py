@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from detect.config import Config
-from detect.data import usable_ids, val_loader
+from detect.data import check_val_images, usable_ids, val_loader
 from detect.evaluation import abilities, collect_results, without_note
 from detect.metrics.evaluating import check_kinds, default_kinds, evaluate_results
 from detect.metrics.tables import class_tables, score_table
@@ -42,7 +42,7 @@ class Validation:
         evaluations: Those so far, by the number that checkpoints are compared by.
 
     Raises:
-        InputError: If the data set or the model lacks what the recipe's ``evaluation`` needs.
+        InputError: If the data set or the model lacks what the recipe's ``evaluation`` needs, or images are not there.
     """
 
     def __init__(self, config: Config, data: CocoIndex, model: nn.Module, fabric: Fabric) -> None:
@@ -55,6 +55,8 @@ class Validation:
         if config.train.eval_every:
             kinds = section.kinds or [measure.kind][: section.best is not None]
             check_kinds(kinds, data, section.options, **self._abilities)
+            if fabric.is_global_zero:
+                check_val_images(config, data)
 
     def is_due(self, epoch: int) -> bool:
         """Whether the recipe asks for an evaluation after so many epochs."""

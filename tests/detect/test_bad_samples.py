@@ -16,8 +16,9 @@ import torch
 from safetensors.torch import load
 from typer.testing import CliRunner
 
+from detect import data
 from detect.cli import app
-from detect.data import usable_ids
+from detect.data import check_val_images, train_index, usable_ids, val_index
 from detect.evaluation import evaluate
 from detect.metrics.evaluating import evaluate_results
 from detect.running.logs import read_log
@@ -71,6 +72,65 @@ def test_a_resumed_run_knows_what_was_skipped_before(shapes, tmp_path, capsys):
     train(shapes.config(*SKIP), tmp_path, resume=True)
     assert f"skipped in train: {bad}: truncated PNG" in capsys.readouterr().out
     assert [record["kind"] for record in read_log(tmp_path / "train.jsonl")].count("skipped") == 1
+
+
+class TestValidationImagesThatAreNotThere:
+    @pytest.fixture(autouse=True)
+    def separate(self, shapes):
+        """Moves the validation images into folders of their own."""
+        for number in (4, 5):
+            image = shapes.root / "images" / f"{number:02d}.png"
+            (shapes.root / "val" / f"part {number}").mkdir(parents=True)
+            image.rename(shapes.root / "val" / f"part {number}" / image.name)
+
+        def rename(content):
+            for number, image in enumerate(content["images"]):
+                image["file_name"] = f"part {4 + number}/{image['file_name']}"
+
+        shapes.edit("val.json", rename)
+
+    def options(self, shapes, *more: str) -> list[str]:
+        return ["train.eval_every=1", "train.epochs=1", f"data.val.images={shapes.root / 'val'}", *more]
+
+    def test_they_are_told_before_training(self, shapes, tiny, tmp_path, seen):
+        config = shapes.config(tiny, *self.options(shapes))
+        (shapes.root / "val" / "part 5" / "05.png").unlink()
+        with pytest.raises(InputError) as caught:
+            train(config, tmp_path / "run")
+        path, of = shapes.root / "val" / "part 5" / "05.png", shapes.root / "val.json"
+        assert str(caught.value) == f"{path}: no such image file; 1 of the 2 images of {of} are missing"
+        with pytest.raises(InputError, match=r"nowhere: no such folder of images"):
+            train(shapes.config(tiny, *self.options(shapes, "data.val.images=nowhere")), tmp_path / "run")
+        assert seen == []
+        assert not (tmp_path / "run").exists()
+
+    def test_they_may_be_skipped_but_not_all(self, shapes, tiny, tmp_path, capsys):
+        config = shapes.config(tiny, *self.options(shapes, "data.on_bad_sample=skip"))
+        (shapes.root / "val" / "part 5" / "05.png").unlink()
+        train(config, tmp_path / "run")
+        assert "evaluated without images that cannot be used: 1: part 5/05.png" in capsys.readouterr().out
+        (shapes.root / "val" / "part 4" / "04.png").unlink()
+        with pytest.raises(InputError, match=r"04\.png: no such image file; 2 of the 2 images of "):
+            train(config, tmp_path / "other")
+
+    def test_nobody_asks_for_them_without_evaluations(self, shapes, tiny, tmp_path):
+        train(shapes.config(tiny, "train.eval_every=0", "train.epochs=1", "data.val.images=nowhere"), tmp_path / "run")
+
+    def test_names_that_are_not_listed_may_be_there(self, shapes, monkeypatch):
+        def refused(path):
+            raise PermissionError(path)
+
+        config = shapes.config(*self.options(shapes))
+        monkeypatch.setattr("os.listdir", refused)
+        check_val_images(config, val_index(config, None))
+
+    def test_a_folder_is_listed_once_and_no_file_asked_for(self, shapes, monkeypatch):
+        listed = []
+        names_in = data._names_in
+        monkeypatch.setattr(data, "_names_in", lambda folder: listed.append(folder) or names_in(folder))
+        monkeypatch.setattr("os.path.exists", lambda path: pytest.fail(path))
+        check_val_images(shapes.config(), train_index(shapes.config()))
+        assert len(listed) == 1
 
 
 def test_a_set_without_a_usable_image_has_no_score(tmp_path):
