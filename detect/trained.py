@@ -45,7 +45,7 @@ def find_weights(checkpoint: str | Path, say: Callable[[str], None] = say_nothin
     Args:
         checkpoint: A ``.safetensors`` or ``.pth`` file, its URL (it is downloaded once), a checkpoint folder, or a work
             directory (its newest intact checkpoint is taken).
-        say: Is told which checkpoint is taken and why, if it is not the newest.
+        say: Is told which checkpoint of a work directory is taken, and why if it is not the newest.
 
     Raises:
         InputError: If there is none.
@@ -64,8 +64,7 @@ def find_weights(checkpoint: str | Path, say: Callable[[str], None] = say_nothin
         if newest is not None:
             for line in damaged:
                 say(line)
-            if damaged:
-                say(f"{newest}: is taken, the newest that is intact")
+            say(f"{newest}: is taken, the newest that is intact" if damaged else f"checkpoint: {newest}")
             return newest / WEIGHTS
         if damaged:
             raise InputError(f"{damaged[0]}, and there is no other to take")

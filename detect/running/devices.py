@@ -99,6 +99,8 @@ def make_fabric(devices: int, accelerator: Accelerator, precision: str) -> Fabri
                 "--devices out"
             )
         devices = launcher.devices
+    if accelerator == "cuda" and not torch.cuda.device_count():
+        raise InputError("--accelerator cuda: this machine has no CUDA device")
     if accelerator == "cuda" and devices > torch.cuda.device_count():
         raise InputError(f"--devices {devices}: this machine has {torch.cuda.device_count()} CUDA devices")
     if accelerator == "cpu" and precision == "16-mixed":

@@ -146,6 +146,17 @@ def test_a_checkpoint_is_found_by_any_of_its_names(checkpoint, form):
     assert find_weights(path).resolve() == (checkpoint / WEIGHTS).resolve()
 
 
+@pytest.mark.parametrize("words", [["test"], ["predict"]], ids=["test", "predict"])
+def test_which_checkpoint_of_a_work_directory_is_taken_is_told(shapes, checkpoint, detect, tmp_path, words):
+    picture = [shapes.images[0], "-o", tmp_path / "out"] if words == ["predict"] else []
+    told = {}
+    for path in (checkpoint.parent.parent, checkpoint):
+        result = detect(*words, shapes.recipe, path, *picture)
+        assert result.exit_code == 0, result.output
+        told[path] = [line for line in result.stdout.splitlines() if line.startswith("checkpoint: ")]
+    assert list(told.values()) == [[f"checkpoint: {checkpoint}"], []]
+
+
 def test_a_damaged_newest_checkpoint_and_what_is_taken_are_told(shapes, checkpoint, detect, tmp_path):
     newer = checkpoint.with_name("iter_00000009")
     shutil.copytree(checkpoint, newer)
@@ -300,7 +311,7 @@ class TestMistakes:
     @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
     def test_no_gpu(self, shapes, detect, tmp_path):
         result = detect("train", shapes.recipe, "--accelerator", "cuda", "--work-dir", tmp_path / "run")
-        assert_one_line(result, "0 CUDA devices")
+        assert_one_line(result, "error: --accelerator cuda: this machine has no CUDA device\n")
         assert not (tmp_path / "run").exists()
 
     def test_float16_on_the_cpu(self, shapes, detect, tmp_path):
