@@ -60,9 +60,7 @@ def locked(folder: Path, say: Callable[[str], None]) -> Iterator[None]:
             os.close(descriptor)
             with contextlib.suppress(OSError):
                 path.unlink()
-            say(
-                f"{folder}: the file system has no locks ({error.strerror}); see to it that no other run is trained there"
-            )
+            say(f"{folder}: the file system has no locks ({error.strerror}); see to it that no other run trains there")
             yield
             return
         if _is_at(descriptor, path):

@@ -127,7 +127,7 @@ def test_a_file_system_without_locks_is_told_and_the_run_goes_on(shapes, tiny, t
 
     monkeypatch.setattr(fcntl, "flock", none)
     train(shapes.config(tiny, *RUN), tmp_path / "run")
-    line = f"{tmp_path / 'run'}: the file system has no locks (No locks available); see to it that no other run is "
+    line = f"{tmp_path / 'run'}: the file system has no locks (No locks available); see to it that no other run "
     assert line in capsys.readouterr().out
     assert not (tmp_path / "run" / LOCK_NAME).exists()
 
