@@ -415,6 +415,14 @@ class TestFiles:
         assert [image["id"] for image in images] == list(range(1, 8))
         assert run(shapes.recipe, checkpoint, *given, "data.on_bad_sample=skip", "-o", tmp_path / "2").exit_code == 0
 
+    def test_an_empty_name_is_no_folder(self, shapes, checkpoint, tmp_path, monkeypatch):
+        (tmp_path / "empty").mkdir()
+        monkeypatch.chdir(tmp_path / "empty")
+        done = run(shapes.recipe, checkpoint, shapes.images[0], "-o", "")
+        assert done.exit_code == 2
+        assert "expected the name of a folder" in done.output
+        assert not list((tmp_path / "empty").iterdir())
+
     def test_that_all_are_bad_is_an_error(self, shapes, checkpoint, tmp_path):
         (tmp_path / "bad.mp4").write_bytes(b"no video")
         result = run(shapes.recipe, checkpoint, tmp_path / "bad.mp4", "-o", tmp_path / "o", "--on-bad-sample", "skip")
