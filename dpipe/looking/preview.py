@@ -94,7 +94,7 @@ def check_picture_name(path: Path) -> None:
 
     Raises:
         InputError: For a name that does not end in ``.png``, ``.jpg`` or ``.webp``, a folder of that name, or a folder
-            around it that is missing or cannot be written.
+            around it that cannot be written.
     """
     if path.suffix.lower() not in PICTURE_ENDINGS:
         raise InputError(f"{path}: expected a name that ends in .png, .jpg or .webp")

@@ -225,11 +225,12 @@ def test_mistakes_are_told_in_one_line(data: tuple[Path, Path], tmp_path: Path, 
     assert not list(tmp_path.rglob("*sheet*"))
 
 
-@pytest.mark.parametrize("name", ["none/sheet.png", "sheet.txt"])
+@pytest.mark.parametrize("name", ["folder.png", "sheet.txt"])
 def test_a_picture_that_cannot_be_written_is_told_before_the_work(
     data: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     monkeypatch.setattr("dpipe.coco.CocoIndex.load", lambda *_, **__: pytest.fail("the work began"))
+    (tmp_path / "folder.png").mkdir()
     result = run(*data, "-o", tmp_path / name)
     assert result.exit_code == 2
     assert result.stderr.startswith(f"error: {tmp_path / name}: ")
