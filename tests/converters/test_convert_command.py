@@ -320,9 +320,10 @@ def test_report_lists_everything(run, repaired, tmp_path):
 
 
 def test_report_that_cannot_be_written_ends_the_command_at_once(run, repaired, tmp_path):
-    result = run("voc", repaired, "-o", tmp_path / "out", "--report", tmp_path / "nowhere" / "report.json")
+    (tmp_path / "file").touch()
+    result = run("voc", repaired, "-o", tmp_path / "out", "--report", tmp_path / "file" / "report.json")
     assert result.exit_code == 2
-    assert "there is no folder" in result.stderr
+    assert "file: is a file, expected a folder to write to" in result.stderr
     assert not (tmp_path / "out").exists()
 
 
