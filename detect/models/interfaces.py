@@ -95,14 +95,15 @@ class MaskingRoIHead(RoIHead, Protocol):
     """A RoI head that draws masks in boxes that it is given, so that those of several views can be averaged.
 
     Attributes:
-        mask_head: None where it predicts no masks.
         mask_thr: From this probability on a pixel belongs to the object.
     """
 
     mask_thr: float
 
     @property
-    def mask_head(self) -> nn.Module | None: ...
+    def mask_head(self) -> nn.Module | None:
+        """None where it predicts no masks."""
+        ...
 
     def predict_boxes(
         self, features: Sequence[Tensor], proposals: Sequence[Tensor], targets: Sequence[Target], rescale: bool
