@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 from rich.console import Console
@@ -12,7 +12,7 @@ from detect.data import train_index, val_index
 from detect.reporting.closing import report_at_the_end
 from detect.running.boards import require_wandb
 from detect.running.control import TrainingInterruptedError, deterministic, signals
-from detect.running.devices import Accelerator, make_fabric
+from detect.running.devices import Accelerator, Launcher, launched_rank, make_fabric
 from detect.running.loss_step import without_stride_warnings
 from detect.running.run import Run
 from detect.running.together import failing_together
@@ -57,17 +57,25 @@ def train(
         require_wandb()
     fabric = make_fabric(devices, accelerator, config.train.precision)
     console = console or Console(highlight=False, markup=False, soft_wrap=True)
-    training_data = train_index(config)
-    validation_data = val_index(config, training_data.class_names)
-    fabric.launch()
-    with (
-        report_at_the_end(work_dir, console.print) if fabric.is_global_zero else nullcontext(),
-        deterministic(fabric.device),
-        signals() as received,
-        without_stride_warnings(),
-        failing_together(fabric, TrainingInterruptedError),
-        prepared_work_dir(work_dir, resume, console.print) if fabric.is_global_zero else nullcontext(),
-    ):
-        run = Run(config, work_dir, training_data, validation_data, fabric, received, resume, console)
-        with run.log.running():
-            return run.train()
+    first, launched = launched_rank() == 0, Launcher.found() is not None
+
+    def home(now: bool) -> AbstractContextManager[None]:
+        return prepared_work_dir(work_dir, resume, console.print) if first and now else nullcontext()
+
+    # What is wrong with the work directory is told before further processes start, or, to those that a launcher has
+    # started, when they listen to each other.
+    with home(not launched):
+        training_data = train_index(config)
+        validation_data = val_index(config, training_data.class_names)
+        fabric.launch()
+        with (
+            report_at_the_end(work_dir, console.print) if first else nullcontext(),
+            deterministic(fabric.device),
+            signals() as received,
+            without_stride_warnings(),
+            failing_together(fabric, TrainingInterruptedError),
+            home(launched),
+        ):
+            run = Run(config, work_dir, training_data, validation_data, fabric, received, resume, console)
+            with run.log.running():
+                return run.train()
