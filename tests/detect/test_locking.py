@@ -24,9 +24,8 @@ HOLD = (
     "from pathlib import Path\n"
     "from detect.running.locking import locked\n"
     "with locked(Path(sys.argv[1]), print):\n"
-    "    child = os.fork() if 'fork' in sys.argv else 1\n"
-    "    if child:\n"
-    "        print(child, flush=True)\n"
+    "    if 'fork' not in sys.argv or os.fork() == 0:\n"
+    "        print(os.getpid(), flush=True)\n"  # of a child that has left the lock to its parent
     "    time.sleep(100)\n"
 )
 
