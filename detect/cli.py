@@ -66,10 +66,11 @@ def train_command(
     """Train a recipe's model. SIGINT and SIGTERM finish the iteration, save, and exit with 130 and 143."""
     with one_line_errors(debug):
         from detect.config import load_config
+
+        recipe = load_config(config, overrides or [])  # a wrong name is told before PyTorch loads
         from detect.running.control import TrainingInterruptedError
         from detect.training import train
 
-        recipe = load_config(config, overrides or [])
         try:
             train(
                 recipe,

@@ -107,6 +107,9 @@ def find_recipe(name_or_path: str | Path, relative_to: Path | None = None) -> Pa
     name = re.sub(r"\.ya?ml$", "", Path(name_or_path).as_posix())
     if name in shipped:
         return shipped[name]
+    if path.is_dir():
+        inside = next((f", such as {recipe}" for recipe in sorted(path.glob("*.yaml"))), "")
+        raise InputError(f"{path}: is a folder; expected a recipe's file{inside}, or the name of a shipped recipe")
     raise InputError(f"{path}: no such recipe file, and no shipped recipe {name!r}{nearest(name, shipped)}")
 
 

@@ -88,11 +88,13 @@ def evaluate_model(
     """Evaluate a checkpoint on the recipe's validation set."""
     with one_line_errors(debug):
         from detect.config import load_config
+
+        recipe = load_config(config, overrides or [])  # a wrong name is told before PyTorch loads
         from detect.evaluation import evaluate
 
         console = plain_console()
         all_scores = evaluate(
-            load_config(config, overrides or []),
+            recipe,
             checkpoint,
             _kinds(kinds),
             out=out,

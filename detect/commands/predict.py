@@ -92,15 +92,17 @@ def predict(
     """Find objects in images and videos: pictures with boxes, masks, names and scores, COCO results, LabelMe files."""
     with one_line_errors(debug), exit_on_sigterm():
         from detect.config import load_config
-        from detect.predicting.files import USUAL_FORMS
         from detect.predicting.inputs import is_override
-        from detect.prediction import predict as predict_files
 
         overrides = [word for word in inputs if is_override(word)]
         if len(overrides) == len(inputs):
             raise InputError("no image was given, only values of the recipe")
+        recipe = load_config(config, overrides)  # a wrong name is told before PyTorch loads
+        from detect.predicting.files import USUAL_FORMS
+        from detect.prediction import predict as predict_files
+
         predict_files(
-            load_config(config, overrides),
+            recipe,
             checkpoint,
             [word for word in inputs if word not in overrides],
             output,

@@ -68,6 +68,17 @@ def test_help_answers_without_importing_pytorch():
         assert command in done.stdout
 
 
+@pytest.mark.parametrize("words", [["train", "none"], ["test", "none", "x"], ["predict", "none", "x", "y", "-o", "z"]])
+def test_a_wrong_name_is_told_without_importing_pytorch(words, tmp_path):
+    code = (
+        "import sys, typer.testing, detect.cli\n"
+        f"told = typer.testing.CliRunner().invoke(detect.cli.app, {words!r})\n"
+        "assert told.exit_code == 2 and 'no such recipe' in told.output, told.output\n"
+        "assert 'torch' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=tmp_path)
+
+
 def test_the_package_exports_functions_even_after_their_modules_were_imported():
     import detect
     import detect.training

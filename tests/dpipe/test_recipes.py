@@ -283,7 +283,9 @@ class TestFinding:
         assert "did you mean 'cascade_augfpn_autoaug'?" in fails(Path("cascade_augfpn_autoug.yaml"))
 
     def test_a_folder_is_no_recipe(self, tmp_path: Path) -> None:
-        assert "no such recipe file" in fails(tmp_path)
+        assert fails(tmp_path) == f"{tmp_path}: is a folder; expected a recipe's file, or the name of a shipped recipe"
+        (tmp_path / "config.yaml").write_text("a: 1")
+        assert f"expected a recipe's file, such as {tmp_path / 'config.yaml'}, or" in fails(tmp_path)
 
     def test_where_a_value_was_written(self, write: Write) -> None:
         top = write(top="_base_: base.yaml\na:\n  x: 1", base="\na: {y: 2}\nb: ${a}")
