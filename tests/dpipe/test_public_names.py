@@ -1,5 +1,6 @@
 import subprocess
 import sys
+from importlib.resources import files
 
 import pytest
 
@@ -31,3 +32,8 @@ def test_a_star_imports_the_public_names_and_no_others(package) -> None:
     exec(f"from {package.__name__} import *", names)
     assert set(names) - {"__builtins__"} == set(package.__all__)
     assert all(getattr(names[name], "__name__", name) == name for name in package.__all__)
+
+
+@pytest.mark.parametrize("package", ["converters", "dpipe", "detect"])
+def test_a_package_tells_type_checkers_that_it_is_typed(package: str) -> None:
+    assert files(package).joinpath("py.typed").is_file()
