@@ -35,7 +35,6 @@ app = typer.Typer(
     help="Train, evaluate and use object detectors and instance segmenters.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
-    add_completion=False,
 )
 
 

@@ -8,11 +8,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from typer import Typer
 from typer.testing import CliRunner
 
 from detect.cli import app as detect_app
 from dpipe.cli import app
-from dpipe.cli_text import one_line, printable
+from dpipe.cli_text import IN_TABLE, one_line, printable, short
 
 COMMANDS = ("", "convert", "preview", "stats", "check", "bench", "transcode")
 
@@ -34,6 +35,16 @@ def test_help_names_every_command() -> None:
     done = subprocess.run([sys.executable, "-c", code, "--help"], capture_output=True, text=True, check=True)
     for command in filter(None, COMMANDS):
         assert f" {command} " in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("program", "commands", "begun", "whole"),
+    [("dpipe", app, "tra", "transcode"), ("detect", detect_app, "tr", "train")],
+)
+def test_a_shell_may_complete_commands(program: str, commands: Typer, begun: str, whole: str) -> None:
+    asked = {f"_{program.upper()}_COMPLETE": "complete_bash", "COMP_WORDS": f"{program} {begun}", "COMP_CWORD": "1"}
+    result = CliRunner().invoke(commands, env=asked, prog_name=program)
+    assert (result.exit_code, result.output) == (0, f"{whole}\n")
 
 
 @pytest.mark.parametrize(
@@ -66,6 +77,12 @@ def test_sigterm_in_the_middle_of_a_file_leaves_nothing_of_it(
 def test_only_line_ends_of_a_text_reach_the_terminal() -> None:
     assert printable("ä\n[b]\x1b[2J\t\u202e") == "ä\n[b]\\x1b[2J\\t\\u202e"
     assert one_line("ä\nb\x07") == "ä b\\x07"
+
+
+def test_a_long_name_is_cut_in_a_table() -> None:
+    assert short("a\n" + 30 * "b") == "a " + 30 * "b"
+    assert short("a\n" + 31 * "b") == "a " + 29 * "b" + "…"
+    assert short("a" * 60, IN_TABLE) == "a" * 60
 
 
 @pytest.mark.parametrize("program", ["dpipe", "detect"])
