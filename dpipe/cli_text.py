@@ -8,6 +8,8 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 UNLIMITED = 10_000  # columns; a table takes no more than it needs
+IN_TABLE = 60
+"""Letters of a class's name in a table: one of hundreds would push the numbers far away behind a pipe."""
 
 
 def printable(text: str) -> str:
@@ -20,6 +22,12 @@ def printable(text: str) -> str:
 def one_line(text: str) -> str:
     """A text without control characters on one line, where there is no room for more."""
     return printable(text).replace("\n", " ")
+
+
+def short(name: str, most: int = 32) -> str:
+    """A name on one line, cut where it is too long."""
+    name = one_line(name)
+    return name if len(name) <= most else f"{name[: most - 1]}…"
 
 
 def table_console() -> Console:

@@ -9,7 +9,8 @@ from numpy.typing import NDArray
 from detect.analysis.analyzing import Analysis
 from detect.analysis.comparing import Comparison
 from detect.analysis.errors import ERROR_KINDS, SIZES
-from dpipe.looking.plot_style import BARS, MARKS, new_figure, short, show_names
+from dpipe.cli_text import short
+from dpipe.looking.plot_style import BARS, MARKS, new_figure, show_names
 
 COLORS = ("#d55e00", "#0072b2", "#cc79a7", "#e69f00", "#7f7f7f", "#009e73")
 """Of the kinds of errors, in their order."""

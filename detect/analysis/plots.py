@@ -10,7 +10,8 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from detect.analysis.analyzing import Analysis
-from dpipe.looking.plot_style import BARS, MARKS, new_figure, short, show_names
+from dpipe.cli_text import short
+from dpipe.looking.plot_style import BARS, MARKS, new_figure, show_names
 
 MOST_CURVES = 10
 """Classes whose curves are drawn: those with the most objects."""

@@ -10,7 +10,7 @@ from rich.text import Text
 from detect.analysis.analyzing import Analysis
 from detect.analysis.comparing import Comparison, Difference
 from detect.analysis.errors import ERROR_KINDS, SIZES
-from dpipe.cli_text import one_line
+from dpipe.cli_text import IN_TABLE, short
 
 MOST_ROWS = 10
 
@@ -86,7 +86,7 @@ def _classes(analysis: Analysis) -> Table:
     for label in known[:MOST_ROWS]:
         told = analysis.classes[label]
         numbers = f"{told.objects:,}", _percent(told.ap), _percent(told.ap_at_iou)
-        table.add_row(Text(one_line(told.name)), *numbers, _worst(analysis, label))
+        table.add_row(Text(short(told.name, IN_TABLE)), *numbers, _worst(analysis, label))
     return table
 
 
@@ -109,7 +109,7 @@ def _pairs(analysis: Analysis) -> Table:
     table.add_column("% of objects", justify="right")
     shares = confusion.shares()
     for row, column, count in confusion.pairs()[:MOST_ROWS]:
-        names = (Text(one_line(analysis.classes[label].name)) for label in (row, column))
+        names = (Text(short(analysis.classes[label].name, IN_TABLE)) for label in (row, column))
         table.add_row(*names, f"{count:,}", _percent(shares[row, column]))
     if not table.rows:
         table.add_row("none", "", "", "")
@@ -126,7 +126,7 @@ def _difference_table(title: str, first: str) -> Table:
 
 def _difference_row(row: Difference) -> tuple[str | Text, ...]:
     interval = "-" if math.isnan(row.low) else f"{_signed(row.low)} to {_signed(row.high)}"
-    return Text(one_line(row.name)), _percent(row.first), _percent(row.second), _signed(row.difference), interval
+    return Text(short(row.name, IN_TABLE)), _percent(row.first), _percent(row.second), _signed(row.difference), interval
 
 
 def _percent(value: float) -> str:

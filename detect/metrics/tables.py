@@ -10,7 +10,7 @@ from rich.text import Text
 
 from detect.metrics.recall import IOUS, PROPOSALS, recall_name
 from detect.metrics.scores import Scores
-from dpipe.cli_text import one_line
+from dpipe.cli_text import IN_TABLE, short
 
 TITLES = {
     "bbox": "COCO bbox",
@@ -82,7 +82,7 @@ def _class_table(group: Sequence[Scores]) -> Table:
             table.add_column(f"{scores.kind}\n{name}", justify="right", no_wrap=True)
     for class_name in group[0].per_class:
         numbers = [value for scores in group for value in scores.per_class[class_name].values()]
-        table.add_row(Text(one_line(class_name)), *map(_percent, numbers))
+        table.add_row(Text(short(class_name, IN_TABLE)), *map(_percent, numbers))
     return table
 
 

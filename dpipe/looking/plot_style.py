@@ -10,8 +10,6 @@ from matplotlib import font_manager
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from dpipe.cli_text import one_line
-
 BARS = "#0072b2"
 MARKS = "#d55e00"
 DPI = 120
@@ -40,12 +38,6 @@ def png_of(figure: Figure) -> bytes:
         warnings.filterwarnings("ignore", message="Glyph .* missing from")
         figure.savefig(content, format="png")
     return content.getvalue()
-
-
-def short(name: str, most: int = 32) -> str:
-    """A name on one line, cut where it is too long."""
-    name = one_line(name)
-    return name if len(name) <= most else f"{name[: most - 1]}…"
 
 
 def show_names(axes: Axes) -> None:

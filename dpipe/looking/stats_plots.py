@@ -10,8 +10,9 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
 
+from dpipe.cli_text import short
 from dpipe.files import write_whole
-from dpipe.looking.plot_style import BARS, MARKS, new_figure, png_of, short, show_names
+from dpipe.looking.plot_style import BARS, MARKS, new_figure, png_of, show_names
 from dpipe.looking.stats import LARGE, SMALL, DatasetStats
 
 MOST_CLASSES = 120

@@ -150,8 +150,8 @@ def test_empty_results_and_data_sets_can_be_shown(case, study, truth, wrong, tmp
     assert ("calibration: none, as there are no detections" in text) == (case != "no objects")
 
 
-def printed(parts) -> str:
-    console = Console(width=100, record=True, file=None, quiet=False)
+def printed(parts, width=100) -> str:
+    console = Console(width=width, record=True, file=None, quiet=False)
     with console.capture() as capture:
         for part in parts:
             console.print(part)
@@ -161,7 +161,7 @@ def printed(parts) -> str:
 @pytest.mark.parametrize("count", [3, 130])
 def test_class_names_of_any_alphabet_and_number(count, study, scenes, found, tmp_path):
     """A name may hold signs that fonts lack, formulas, rich's markup, line ends, or hide from legends."""
-    names = ["行人 🚗", "$\\frac{", "[red]_bus\n\x1b[31m" + "x" * 60, "שלום", "_hidden"]
+    names = ["行人 🚗", "$\\frac{", "[red]_bus\n\x1b[31m" + "x" * 200, "שלום", "_hidden"]
     truth = scenes(images=6)
     truth["categories"] = [
         {"id": 2 + number, "name": f"{names[number % 5]}{number if number > 4 else ''}"} for number in range(count)
@@ -179,6 +179,8 @@ def test_class_names_of_any_alphabet_and_number(count, study, scenes, found, tmp
     text = printed([*summary_tables(analysis), *comparison_tables(comparison)])
     assert "\x1b" not in text
     assert "[red]_bus" in text
+    for table in [*summary_tables(analysis), *comparison_tables(comparison)]:
+        assert max(map(len, printed([table], width=10_000).splitlines())) < 200  # behind a pipe
     told = json.loads((tmp_path / "out" / "analysis.json").read_text())
     assert [each["name"] for each in told["classes"]] == [each["name"] for each in truth["categories"]]
 

@@ -16,3 +16,10 @@ def test_names_of_classes_stay_on_one_line_and_command_no_terminal(capsys):
     for shown in ("two lines ", "red \\x1b[31m", "[bold]loud"):
         assert shown in printed
     assert "\x1b" not in printed
+
+
+def test_a_long_name_leaves_the_numbers_beside_the_others(capsys):
+    names = ["dog", "d" * 200]
+    (table,) = class_tables([Scores("bbox", {"AP": 0.5}, {name: {"AP": 0.5} for name in names})])
+    Console(width=10_000).print(table)  # of a pipe
+    assert max(map(len, capsys.readouterr().out.splitlines())) < 80

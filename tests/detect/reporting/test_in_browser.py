@@ -127,3 +127,20 @@ def test_a_narrow_window_needs_no_sideways_scrolling(shown: Shown) -> None:
         assert shown.browser.execute_script("return document.documentElement.scrollWidth") <= 400
     finally:
         shown.browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+
+
+def test_a_long_name_is_cut_but_for_who_points_at_it(make: Callable[..., Any], browser: Any) -> None:
+    name = "a long name, " * 15
+    made = make((name, "box"))
+    made.evaluate(60)
+    shown = Shown(browser, report(made.work_dir))
+    cut, whole = shown.all("#class-table tbody th")
+    assert cut.get_attribute("title") == name
+    assert cut.size == whole.size
+    assert cut.get_property("scrollWidth") > cut.size["width"]
+    labels = shown.all(".detection .name")
+    assert len(labels) == 5
+    for label in labels:
+        assert "… 0." in label.text
+        assert label.rect["width"] < shown.one("#picture-1").rect["width"]
+    assert any(title.get_attribute("textContent").startswith(name) for title in shown.all(".shape title"))
