@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Generator, Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -199,11 +199,8 @@ class DaliBackend:
         Raises:
             BadSampleError: For a bad sample, unless it is to be skipped.
         """
-        # Bound to the CUDA stream of the caller, a buffer is filled before that stream reads it, and DALI does not use
-        # it again before that stream is done with it.
-        cuda_stream = torch.cuda.current_stream(self.device) if self.device.type == "cuda" else None
         try:
-            images, shapes = pipeline.share_outputs(cuda_stream=cuda_stream)
+            images, shapes = self._outputs(pipeline)
         except Exception as error:  # DALI raises errors of many types for bad files
             self._quarantine_culprits(flight.usable, error)
             return None
@@ -218,6 +215,19 @@ class DaliBackend:
             pixels = pixels.to(self.dtype)
         # A view of (N, H, W, 3): channels_last.
         return BatchImages(pixels.permute(0, 3, 1, 2), tuple(sorted([*flight.bad, *bad], key=lambda item: item[0])))
+
+    def _outputs(self, pipeline: Pipeline) -> Sequence[Any]:
+        """Waits for the pipeline's outputs; those on a GPU may still be in the making there.
+
+        Bound to the CUDA stream of the caller, a buffer is filled before that stream reads it, and DALI does not use it
+        again before that stream is done with it.
+        """
+        if self.device.type != "cuda":
+            return pipeline.share_outputs()
+        # A device's default stream is just 0 to DALI, which takes it for that of the current device: another GPU would
+        # wait, and lose the memory that a process takes on each GPU it uses.
+        with torch.cuda.device(self.device):
+            return pipeline.share_outputs(cuda_stream=torch.cuda.current_stream())
 
     def _wrongly_decoded(self, flight: Flight, sizes: np.ndarray) -> list[tuple[int, BadSampleError]]:
         """Finds images that were not decoded to the size in the index."""
