@@ -25,6 +25,7 @@ from detect.options import (
     DevicesOption,
     OverridesArgument,
     accelerator_of,
+    folder_given,
 )
 from dpipe.cli_common import VersionOption
 from dpipe.cli_errors import OneLineUsageGroup, one_line_errors
@@ -49,7 +50,11 @@ def train_command(
     overrides: OverridesArgument = None,
     work_dir: Annotated[
         Path | None,
-        typer.Option(metavar="DIR", help="Where logs and checkpoints go (default: work_dirs/<name of the recipe>)"),
+        typer.Option(
+            metavar="DIR",
+            parser=folder_given,
+            help="Where logs and checkpoints go (default: work_dirs/<name of the recipe>)",
+        ),
     ] = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on from the newest intact checkpoint in the work directory")

@@ -11,6 +11,7 @@ import typer
 
 from dpipe.cli_text import UNLIMITED
 from dpipe.errors import InputError
+from dpipe.files import named_folder
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -49,9 +50,10 @@ AcceleratorOption = Annotated[
 
 def folder_given(text: str) -> Path:
     """The folder that an option names; an empty text would be the current one."""
-    if not text:
-        raise typer.BadParameter("expected the name of a folder, got an empty text")
-    return Path(text)
+    try:
+        return named_folder(text)
+    except InputError as error:
+        raise typer.BadParameter(str(error)) from None
 
 
 def accelerator_of(name: AcceleratorName) -> Literal["auto", "cpu", "cuda"]:

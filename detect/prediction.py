@@ -33,7 +33,7 @@ from detect.running.devices import Accelerator
 from detect.trained import say_nothing
 from dpipe.backends.base import OnBadSample
 from dpipe.errors import BadSampleError, InputError
-from dpipe.files import check_writable
+from dpipe.files import check_writable, named_folder
 
 
 @dataclass
@@ -111,7 +111,7 @@ def predict(
         InputError: For a checkpoint, an input or an output folder that cannot be used, one line for each; and where
             every input was skipped, and for a score or a form that makes no sense.
     """
-    config, out = as_config(config), Path(out)
+    config, out = as_config(config), named_folder(out)
     check_score_thr(score_thr)
     unknown = [name for name in save if name not in FORMS]
     if unknown or not save:

@@ -17,6 +17,7 @@ from detect.running.loss_step import without_stride_warnings
 from detect.running.run import Run
 from detect.running.together import failing_together
 from detect.running.workdir import prepared_work_dir
+from dpipe.files import named_folder
 
 
 def train(
@@ -52,7 +53,7 @@ def train(
         TrainingInterruptedError: After SIGINT or SIGTERM, when the iteration is done and saved.
     """
     config = as_config(config)
-    work_dir = Path("work_dirs", Path(config.recipe.name).stem) if work_dir is None else Path(work_dir)
+    work_dir = Path("work_dirs", Path(config.recipe.name).stem) if work_dir is None else named_folder(work_dir)
     if config.train.wandb is not None:
         require_wandb()
     fabric = make_fabric(devices, accelerator, config.train.precision)

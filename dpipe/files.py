@@ -13,6 +13,17 @@ from typing import BinaryIO
 from dpipe.errors import InputError
 
 
+def named_folder(name: str | Path) -> Path:
+    """The folder of a name.
+
+    Raises:
+        InputError: For an empty text, a slip that would be the current folder.
+    """
+    if name == "":
+        raise InputError("expected the name of a folder, got an empty text")
+    return Path(name)
+
+
 def check_writable(folder: Path) -> None:
     """Makes a folder and tries to write into it, before hours of work end in front of it.
 

@@ -19,7 +19,7 @@ from detect.analysis import cost_plots, plots
 from detect.analysis.analyzing import Analysis
 from detect.analysis.comparing import LEVEL, Comparison
 from detect.analysis.errors import ERROR_KINDS, SIZE_LIMITS, SIZES
-from dpipe.files import check_writable, write_whole
+from dpipe.files import check_writable, named_folder, write_whole
 from dpipe.looking.plot_style import png_of
 
 if TYPE_CHECKING:
@@ -49,10 +49,10 @@ def write_analysis(analysis: Analysis, out: str | Path, comparison: Comparison |
         The files.
 
     Raises:
-        InputError: If the folder cannot be written.
+        InputError: If the folder cannot be written, or its name is empty.
         OSError: If that goes wrong later, as for a full disk.
     """
-    folder = Path(out)
+    folder = named_folder(out)
     check_writable(folder)
     with _alone_in(folder), tempfile.TemporaryDirectory(dir=folder, prefix=UNFINISHED) as temporary:
         names = []

@@ -23,6 +23,8 @@ from detect.config import build_model
 from detect.evaluation import evaluate
 from detect.running.state import WEIGHTS, ModelInfo, save_checkpoint
 from detect.trained import find_weights
+from detect.training import train
+from dpipe.errors import InputError
 
 
 @pytest.fixture
@@ -296,6 +298,14 @@ class TestMistakes:
         shapes.edit("val.json", lambda truth: truth["categories"].reverse())
         result = detect("train", shapes.recipe, "--work-dir", tmp_path / "run")
         assert_one_line(result, "val.json", "['disc', 'box']", "['box', 'disc']")
+
+    def test_an_empty_name_is_no_work_directory(self, shapes, detect, tmp_path, monkeypatch):
+        (tmp_path / "empty").mkdir()
+        monkeypatch.chdir(tmp_path / "empty")
+        assert_one_line(detect("train", shapes.recipe, "--work-dir", ""), "expected the name of a folder")
+        with pytest.raises(InputError, match="expected the name of a folder"):
+            train(shapes.recipe, "")
+        assert not list((tmp_path / "empty").iterdir())
 
     def test_a_work_directory_that_cannot_be_written(self, shapes, detect, tmp_path):
         (tmp_path / "file").write_text("")

@@ -421,6 +421,8 @@ class TestFiles:
         done = run(shapes.recipe, checkpoint, shapes.images[0], "-o", "")
         assert done.exit_code == 2
         assert "expected the name of a folder" in done.output
+        with pytest.raises(InputError, match="expected the name of a folder"):
+            detect.predict(shapes.recipe, checkpoint, [shapes.images[0]], "", accelerator="cpu")
         assert not list((tmp_path / "empty").iterdir())
 
     def test_that_all_are_bad_is_an_error(self, shapes, checkpoint, tmp_path):

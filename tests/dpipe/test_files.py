@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from dpipe.errors import InputError
-from dpipe.files import check_writable, check_writable_file, writable_folder, write_whole
+from dpipe.files import check_writable, check_writable_file, named_folder, writable_folder, write_whole
 
 
 @pytest.mark.parametrize("content", ["grün", "grün".encode()])
@@ -60,6 +60,13 @@ def test_a_folder_is_made_and_tried(tmp_path: Path) -> None:
     for folder in (tmp_path / "file", tmp_path / "file" / "deep" / "folder"):
         with pytest.raises(InputError, match=rf"^{tmp_path}/file: is a file, expected a folder to write to$"):
             check_writable(folder)
+
+
+def test_an_empty_name_is_no_folder() -> None:
+    assert named_folder("a") == Path("a")
+    assert named_folder(Path()) == Path()
+    with pytest.raises(InputError, match=r"^expected the name of a folder, got an empty text$"):
+        named_folder("")
 
 
 @pytest.mark.skipif(not Path("/proc/self").exists(), reason="there is no /proc")

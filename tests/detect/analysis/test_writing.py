@@ -116,6 +116,8 @@ def test_a_file_is_no_folder(study, truth, tmp_path):
     (tmp_path / "out").write_text("")
     with pytest.raises(InputError, match="out: is a file, expected a folder"):
         detect.write_analysis(study(truth, []), tmp_path / "out")
+    with pytest.raises(InputError, match="expected the name of a folder"):
+        detect.write_analysis(study(truth, []), "")
 
 
 def test_what_a_killed_process_left_goes_and_a_living_one_is_waited_for(study, truth, wrong, tmp_path, monkeypatch):
