@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -14,7 +13,7 @@ from detect.running.locking import locked
 from detect.running.logs import environment
 from detect.running.state import checkpoint_folders, remove_unfinished
 from dpipe.errors import InputError
-from dpipe.files import check_writable, write_whole
+from dpipe.files import writable_folder, write_whole
 
 
 @contextmanager
@@ -31,21 +30,11 @@ def prepared_work_dir(work_dir: Path, resume: bool | str | Path, say: Callable[[
             checkpoints and ``resume`` is off.
     """
     checkpoints = work_dir / "checkpoints"
-    made = [folder for folder in (checkpoints, work_dir, *work_dir.parents) if not folder.exists()]
-    try:
-        check_writable(work_dir)
-        with locked(work_dir, say):
-            if not resume and checkpoint_folders(checkpoints):
-                raise InputError(
-                    f"{work_dir}: has checkpoints of a run; go on with --resume, or give another --work-dir"
-                )
-            check_writable(checkpoints)
+    with writable_folder(work_dir), locked(work_dir, say):
+        if not resume and checkpoint_folders(checkpoints):
+            raise InputError(f"{work_dir}: has checkpoints of a run; go on with --resume, or give another --work-dir")
+        with writable_folder(checkpoints):
             yield
-    except BaseException:
-        with contextlib.suppress(OSError):  # the first that holds something, and with it all above
-            for folder in made:
-                folder.rmdir()
-        raise
 
 
 def write_setup(config: Config, work_dir: Path) -> list[str]:
