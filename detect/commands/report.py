@@ -33,5 +33,7 @@ def report(
     with one_line_errors(debug), exit_on_sigterm():
         from detect.reporting.report import report as make_report
 
-        path = make_report(work_dir, out=output, results=results, samples=samples)
+        path = make_report(
+            work_dir, out=output, results=results, samples=samples, say=lambda line: typer.echo(line, err=True)
+        )
         typer.echo(f"{path}: {path.stat().st_size / 1e6:.1f} MB")

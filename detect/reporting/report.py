@@ -6,7 +6,7 @@ What comes from the run (names of classes and files, values of the recipe) is te
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +43,7 @@ def report(
     out: str | Path | None = None,
     results: str | Path | None = None,
     samples: int = SAMPLES,
+    say: Callable[[str], None] = lambda line: None,
 ) -> Path:
     """Makes the report of a training run from what lies in its work directory.
 
@@ -52,6 +53,7 @@ def report(
         results: Detections in the validation set, in COCO's results format, to show instead of those that the run kept
             of its best evaluation.
         samples: Images to show, half of them those with the most mistakes.
+        say: Is told what the page lacks, as it is no longer there or damaged.
 
     Returns:
         The file.
@@ -110,6 +112,8 @@ def report(
         environment=_environment(work_dir),
     )
     write_whole(out, page)
+    for line in _lacks(pictures, damaged, problem if samples else ""):
+        say(line)
     return out
 
 
@@ -140,6 +144,14 @@ def value_of(recipe: Mapping[str, Any], *keys: str) -> Any:
     for key in keys:
         value = value.get(key) if isinstance(value, Mapping) else None
     return value
+
+
+def _lacks(pictures: Sequence[Sample], damaged: Sequence[str], problem: str) -> list[str]:
+    """Lines on what the page tells in place of what it should show."""
+    unread = [sample.problem for sample in pictures if sample.problem]
+    if unread:
+        return [*damaged, f"{len(unread)} of {len(pictures)} pictures cannot be shown, such as {unread[0]}"]
+    return [*damaged, *([f"no samples: {problem}"] if problem and not pictures and problem not in damaged else [])]
 
 
 def _validation_set(recipe: Mapping[str, Any]) -> tuple[CocoIndex | None, str]:

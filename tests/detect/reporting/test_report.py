@@ -17,7 +17,9 @@ from typer.testing import CliRunner
 import detect
 from detect import report
 from detect.cli import app
+from detect.reporting.closing import report_at_the_end
 from detect.running.control import TrainingInterruptedError
+from detect.running.state import problem_of
 from dpipe.errors import InputError
 
 HOSTILE = "</script><script>alert(1)</script> \"'&<b>"
@@ -220,6 +222,33 @@ def test_data_that_is_gone_is_told_in_the_report(make: Make, page_of: Make) -> N
     assert "COCO bbox, maxDets=1, 10, 100, in percent" in page.texts
 
 
+def test_what_a_page_lacks_is_told_by_the_command(make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = make()
+    made.evaluate(10)
+    recipe = (made.work_dir / "config.yaml").read_text()
+    (made.work_dir / "config.yaml").write_text(recipe.replace(f"{tmp_path}/", ""))
+    page = made.work_dir / "report.html"
+
+    def told(*options: str) -> list[str]:
+        done = CliRunner().invoke(app, ["report", str(made.work_dir), *options])
+        assert done.exit_code == 0, done.output
+        assert done.stdout == f"{page}: {page.stat().st_size / 1e6:.1f} MB\n"
+        return done.stderr.splitlines()
+
+    monkeypatch.chdir(tmp_path)
+    assert told() == []
+    monkeypatch.chdir(made.data)
+    (line,) = told()
+    assert line.startswith("no samples: data/val.json: cannot be read")
+    assert told("--samples", "0") == []
+    monkeypatch.chdir(tmp_path)
+    (made.data / "images" / "2.png").unlink()
+    assert told() == ["1 of 3 pictures cannot be shown, such as data/images/2.png: no such image file"]
+    (made.work_dir / "evaluations" / "best" / "scores.json").write_text("{")
+    (line,) = told()
+    assert "scores.json: cannot be read" in line
+
+
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
@@ -319,13 +348,40 @@ def test_a_run_that_is_stopped_makes_its_report(
     assert capsys.readouterr().out.splitlines()[-1] == f"report: {tmp_path / 'run' / 'report.html'}"
 
 
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (OSError(28, "No space left on device", "report.html"), "[Errno 28] No space left on device: 'report.html'"),
+        (KeyError("a fault\nof ours"), "KeyError: 'a fault\\nof ours'"),
+        (OSError(), ""),
+    ],
+)
 def test_a_report_that_cannot_be_made_ends_no_run(
-    shapes: Any, tiny: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception, told: str
 ) -> None:
     def fails(*_: Any) -> None:
-        raise OSError(28, "No space left on device", "report.html")
+        raise error
 
-    monkeypatch.setattr("detect.reporting.report.write_whole", fails)
-    last = detect.train(shapes.config(tiny, "train.epochs=1"), tmp_path / "run", accelerator="cpu")
-    assert last.is_dir()
-    assert "the report cannot be made: " in capsys.readouterr().out.splitlines()[-1]
+    monkeypatch.setattr("detect.reporting.report.report", fails)
+    said: list[str] = []
+    with report_at_the_end(tmp_path / "a run", said.append):
+        pass
+    assert said == [f"the report cannot be made: {told}; detect report '{tmp_path}/a run' tries it again"]
+    with pytest.raises(TrainingInterruptedError), report_at_the_end(tmp_path, said.append):
+        raise TrainingInterruptedError(signal.SIGTERM, "there")
+    assert len(said) == 2
+    with pytest.raises(InputError), report_at_the_end(tmp_path, said.append):
+        raise InputError("a run that fails has no report")
+    assert len(said) == 2
+
+
+def test_a_run_whose_report_fails_has_ended_well(
+    shapes: Any, tiny: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("detect.reporting.report.class_table", lambda *_: 1 // 0)
+    words = [shapes.recipe, tiny, "train.epochs=1", "train.eval_every=1", "--accelerator", "cpu"]
+    done = CliRunner().invoke(app, ["train", *map(str, words), "--work-dir", str(tmp_path / "run")])
+    assert done.exit_code == 0, done.output
+    assert "the report cannot be made: ZeroDivisionError: " in done.output.splitlines()[-1]
+    (last,) = (tmp_path / "run" / "checkpoints").glob("iter_*")
+    assert problem_of(last) is None
