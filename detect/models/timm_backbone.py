@@ -1,4 +1,4 @@
-"""Backbones of timm, which is installed by itself (``pip install timm``).
+"""Backbones of timm, an optional package (``pip install 'dpipe-detect[timm]'``).
 
 Legend: N images, H, W their padded size, C_l channels and s_l stride of output level l.
 """
@@ -99,7 +99,9 @@ def _create(model_name: str, **options: Any) -> Any:
     try:
         import timm
     except ImportError as error:
-        raise InputError(f"TimmBackbone: needs timm, which cannot be imported ({error}): pip install timm") from None
+        raise InputError(
+            f"TimmBackbone: needs timm, which cannot be imported ({error}): pip install 'dpipe-detect[timm]'"
+        ) from None
 
     try:
         return timm.create_model(model_name, **options)

@@ -196,5 +196,5 @@ class TestTimm:
 
     def test_without_timm(self, monkeypatch):
         monkeypatch.setitem(sys.modules, "timm", None)
-        with pytest.raises(InputError, match=r"TimmBackbone: needs timm, .*: pip install timm$"):
+        with pytest.raises(InputError, match=r"TimmBackbone: needs timm, .*: pip install 'dpipe-detect\[timm\]'$"):
             TimmBackbone("resnet10t")
