@@ -45,6 +45,15 @@ def test_a_line_goes_through_its_points() -> None:
     assert chart.told == "AP, in percent: AP from 20 to 40, least 20, most 40"
 
 
+def test_all_charts_end_at_the_last_iteration_of_the_run() -> None:
+    chart = draw_chart("AP", [Curve("AP", [50], [20.0])], 200, marked=True)
+    assert chart is not None
+    left, _, right, _ = chart.plot
+    ((x, _),) = points(chart.lines[0].path)
+    assert x == pytest.approx((3 * left + right) / 4)
+    assert [text for _, text in chart.x_ticks] == ["0", "50", "100", "150", "200"]
+
+
 def test_what_is_not_finite_leaves_a_gap() -> None:
     values = [1.0, 2.0, math.nan, 3.0, math.inf, 2.0, 1.0]
     chart = draw_chart("Loss", [Curve("loss", list(range(7)), values)], 6, smooth=True)
@@ -66,6 +75,18 @@ def test_a_long_curve_is_drawn_by_few_points_and_its_range() -> None:
     assert len(points(line.path)) == MOST_POINTS
     assert len(points(line.faint)) == 2 * MOST_POINTS
     assert min(y for _, y in points(line.faint)) < chart.plot[1] + 5  # the spike is not averaged away
+    assert line.faint.endswith("Z")
+
+
+def test_a_smooth_line_lies_over_the_values() -> None:
+    values = [4.0, 6.0] * 40
+    chart = draw_chart("Loss", [Curve("loss", list(range(80)), values)], 80, smooth=True)
+    assert chart is not None
+    (line,) = chart.lines
+    heights = np.array([y for _, y in points(line.faint)])
+    smooth = np.array([y for _, y in points(line.path)])
+    assert not line.is_band
+    assert np.ptp(smooth[2:-2]) < np.ptp(heights) / 4
 
 
 def test_values_far_apart_are_on_a_logarithmic_scale() -> None:

@@ -30,12 +30,13 @@ def test_iterations_that_were_done_again_count_as_they_were_done_last(tmp_path: 
     assert (loss.iterations, loss.values) == ([10, 20, 28], [5.0, 4.5, 2.5])
     (ap,) = history.metrics("bbox")
     assert (ap.name, ap.iterations, ap.values) == ("AP", [20], [0.3])
+    assert history_of(tmp_path, [*lost, step(15, 4.5)]).evaluations == []  # those to come are not there yet
 
 
 def test_curves_are_of_losses_and_rates_by_their_names(tmp_path: Path) -> None:
     times = {"data_time": 0.1, "iteration_time": 0.2, "memory_mib": 5}
     rows = [
-        step(1, 9.0, acc=50.0, group_lrs={"backbone": 0.01}, **times),
+        step(1, 9.0, acc=50.0, is_last=False, group_lrs={"backbone": 0.01}, **times),
         step(2, math.nan, acc="many", group_lrs={"backbone": 0.02}, **times),
     ]
     history = history_of(tmp_path, rows)

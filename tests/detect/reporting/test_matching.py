@@ -46,6 +46,9 @@ def test_what_lies_in_a_crowd_does_not_count() -> None:
     assert matches.verdicts == ["ignored", "ignored", "right", "wrong"]
     assert np.isnan(matches.found[0])
     assert matches.found[1] == 0.7
+    half = boxes((90, 0, 110, 10))
+    assert matches_of(half, [0.9], truth, [True, False]).verdicts == ["ignored"]
+    assert matches_of(half, [0.9], truth, [True, False], labels=[1]).verdicts == ["wrong"]
 
 
 def test_nothing_found_or_nothing_there() -> None:
@@ -54,7 +57,7 @@ def test_nothing_found_or_nothing_there() -> None:
     assert matches_of(boxes(), [], boxes(), []).verdicts == []
 
 
-@pytest.mark.parametrize(("threshold", "mistakes"), [(0.0, 1), (0.7, 0), (0.85, 1), (0.95, 2)])
+@pytest.mark.parametrize(("threshold", "mistakes"), [(0.0, 1), (0.6, 1), (0.7, 0), (0.8, 0), (0.85, 1), (0.95, 2)])
 def test_mistakes_are_wrong_detections_and_missed_objects_at_a_score(threshold: float, mistakes: int) -> None:
     truth = boxes((0, 0, 10, 10), (20, 0, 30, 10), (40, 0, 90, 90))
     found, scores = boxes((0, 0, 10, 10), (20, 0, 30, 10), (0, 50, 10, 60)), [0.8, 0.9, 0.6]

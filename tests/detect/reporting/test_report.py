@@ -75,7 +75,7 @@ def test_what_comes_from_the_run_is_text(make: Make, page_of: Make) -> None:
 
 def test_numbers_of_the_run_are_told(make: Make, page_of: Make) -> None:
     made = make()
-    made.log(step(1), step(20, memory_mib=2048))
+    made.log(step(1, iteration_time=9.0), step(2), step(20, memory_mib=2048))
     made.evaluate(10)
     made.evaluate(20, best=10)
     page = page_of(made)
@@ -88,6 +88,11 @@ def test_numbers_of_the_run_are_told(make: Make, page_of: Make) -> None:
     assert tile(page, "loss") == ["0.45", "9 at first"]
     assert tile(page, "seconds an iteration") == ["0.250", "0.010 s of it waiting for data; 2,048 MiB of memory"]
     assert "COCO bbox, maxDets=1, 10, 100, in percent" in page.texts
+    at = page.texts.index("AR large")
+    assert page.texts[at + 7 : at + 9] == ["–", "–"]  # there are no medium or large objects
+    rows = re.findall(r'<th scope="row" title="(box|disc)">.*?data-value="(\d+)"', page.source)
+    assert rows == [("box", "2"), ("disc", "1")]  # a crowd is no object
+    assert len([each for each in page.of_class("bar") if "style" in each]) == 4  # of each class in each kind
     assert [text for text in page.texts if text in ("best", "last")] == ["best", "last"] * 2  # bbox and segm
     assert "detect train" in page.texts
     assert "2.9" in page.texts
@@ -127,6 +132,14 @@ def test_samples_show_what_was_found_and_what_is_true(make: Make, page_of: Make)
         "0.35",
     ]
     assert len([each for each in page.of_class("crowd") if "style" in each]) == 1
+    outlines = re.findall(
+        r'<path class="mask" d="M([\d.]+) ([\d.]+).*?"/>\s*<rect class="box" x="(.*?)" y="(.*?)"', page.source
+    )
+    assert len(outlines) == 9
+    for values in outlines:
+        x, y, left, top = map(float, values)
+        assert 0 <= x - left <= 40
+        assert 0 <= y - top <= 40
     pictures = [
         cv2.imdecode(np.frombuffer(base64.b64decode(code), dtype=np.uint8), cv2.IMREAD_COLOR)
         for code in re.findall(r"data:image/jpeg;base64,([^\"]+)", page.source)
@@ -164,6 +177,7 @@ def test_other_kinds_and_boxes_alone_are_told_too(make: Make, page_of: Make, kin
     # A proposal finds an object of any class.
     assert len(page.of_class("right")) == (3 if kind.startswith("proposal") else 2)
     assert ("R@1000" in page.texts) == (kind == "proposal_fast")
+    assert "R1000@50" not in page.texts  # which are in a table of their own
     assert not page.of_class("mask")
 
 
@@ -182,6 +196,35 @@ def test_the_number_of_samples_can_be_chosen(make: Make, page_of: Make) -> None:
     assert "None was asked for." in page_of(made, samples=0).texts
     with pytest.raises(InputError, match="samples must be at least 0"):
         report(made.work_dir, samples=-1)
+
+
+def test_a_picture_has_its_best_detections(make: Make, page_of: Make) -> None:
+    made = make()
+    made.evaluate(10)
+    path = made.work_dir / "evaluations" / "best" / "results.json"
+    (row, *_) = json.loads(path.read_text())
+    path.write_text(json.dumps([{**row, "score": score / 100} for score in range(60)]))
+    scores = [float(each["data-score"]) for each in page_of(made).of_class("detection")]
+    assert sorted(scores) == pytest.approx([score / 100 for score in range(10, 60)])
+
+
+def test_a_validation_set_of_other_classes_is_told_in_the_report(make: Make, page_of: Make) -> None:
+    made = make()
+    made.evaluate(10)
+    recipe = (made.work_dir / "config.yaml").read_text()
+    (made.work_dir / "config.yaml").write_text(recipe.replace("classes: null", "classes: [disc, box]"))
+    page = page_of(made)
+    assert [text for text in page.texts if "val.json: has the classes ['box', 'disc'], expected were" in text]
+    assert not page.of_class("sample")
+
+
+def test_a_chart_has_the_first_numbers_of_its_kind(make: Make, page_of: Make) -> None:
+    made = make()
+    made.log({**evaluation(1, 0.5), "bbox": {"AP": 0.5, "AP50": 0.7, "AP75": 0.4, "APs": 0.3, "AR1": 0.2}})
+    page = page_of(made)
+    assert len(page.of_class("key")) == 3
+    at = page.texts.index("bbox, in percent")
+    assert page.texts[at + 1 : at + 4] == ["AP", "AP50", "AP75"]
 
 
 def test_masks_are_read_of_the_samples_alone(make: Make, page_of: Make) -> None:
@@ -253,6 +296,7 @@ def test_what_a_page_lacks_is_told_by_the_command(make: Make, tmp_path: Path, mo
     ("name", "content", "message"),
     [
         ("scores.json", "{", "scores.json: cannot be read"),
+        ("scores.json", "{}", "scores.json: is not the record of an evaluation"),
         ("results.json", "{}", "results.json: holds a dict"),
         ("results.json", '[{"image_id": 77}]', "results.json: detection 0: image_id 77 is not in"),
         ("results.json", None, "results.json: cannot be read"),
@@ -270,6 +314,7 @@ def test_a_damaged_evaluation_is_told_in_the_report(
     assert [text for text in page.texts if message in text]
     assert not page.of_class("sample")
     assert "Nothing was evaluated yet." not in page.texts
+    assert "kept no detections" not in page.source
     assert ("COCO bbox, maxDets=1, 10, 100, in percent" in page.texts) == (name == "results.json")
     with pytest.raises(InputError, match=r"other\.json: "):
         report(made.work_dir, results=made.data / "other.json")
