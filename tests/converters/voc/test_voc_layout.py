@@ -5,11 +5,13 @@ import tarfile
 import unicodedata
 from pathlib import Path
 
+import numpy as np
 import orjson
 import pytest
 from PIL import Image
 
 from converters import ConversionError, convert_voc
+from dpipe.outlines.outline_masks import outline_masks
 
 
 def convert(root, output, **options):
@@ -206,9 +208,6 @@ def test_repairs_are_listed_and_refused_if_strict(write_voc, voc_object_xml, tmp
 
 
 def test_polygons(write_voc, voc_object_xml, tmp_path):
-    import numpy as np
-
-    from dpipe.outlines.outline_masks import outline_masks
 
     labels = np.zeros((30, 40), np.uint8)
     labels[5:15, 5:15] = 1
@@ -255,6 +254,39 @@ def test_an_interrupted_conversion_goes_on(write_voc, voc_object_xml, tmp_path, 
     assert convert(root, tmp_path / "out", resume=True)[1] == expected
     assert len(converted) == 200 - 128  # two groups of 64 had been kept
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["voc_2012_train.json"]
+
+
+@pytest.mark.parametrize("change", ["box_origin", "outline", "strict", "masks"])
+def test_what_was_done_otherwise_is_done_anew(write_voc, voc_object_xml, tmp_path, monkeypatch, change):
+    from converters.voc.image import convert_image
+
+    labels = np.zeros((30, 40), np.uint8)
+    labels[5:15, 5:15] = 1
+    objects = voc_object_xml("dog", (6, 6, 15, 15))
+    # The second image ends the first conversion; the box of the first image has to be clipped.
+    root = write_voc({"a": objects + voc_object_xml("cat", (20, 0, 30, 9)), "b": objects}, {"train": ["a", "b"]})
+    write_voc({}, {}, masks=dict.fromkeys("ab", labels))
+
+    def interrupted(image, **options):
+        if str(image.annotation).endswith("b.xml"):
+            raise KeyboardInterrupt
+        return convert_image(image, **options)
+
+    monkeypatch.setattr("converters.voc.convert.IMAGES_PER_GROUP", 1)
+    with monkeypatch.context() as patch:
+        patch.setattr("converters.voc.convert.convert_image", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            convert(root, tmp_path / "out", resume=True)
+    options = {"box_origin": {"box_origin": 0}, "outline": {"outline": outline_masks}}.get(change, {})
+    if change == "strict":
+        with pytest.raises(ConversionError, match="refused, as --strict is set"):
+            convert(root, tmp_path / "out", resume=True, strict=True)
+        return
+    if change == "masks":
+        labels[5:10, 5:10] = 0
+        write_voc({}, {}, masks={"a": labels})
+    _, expected = convert(root, tmp_path / "at_once", **options)
+    assert convert(root, tmp_path / "out", resume=True, **options)[1] == expected
 
 
 def test_something_else_in_the_place_of_what_was_done_is_refused(two_years, tmp_path):

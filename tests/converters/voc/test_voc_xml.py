@@ -52,6 +52,13 @@ def test_fractions_and_a_size_of_zero(parse, voc_object_xml):
     annotation = parse(f"<annotation>{size}{voc_object_xml('dog', ('1.5', '2.25', '3.0', '4'))}</annotation>")
     assert annotation.size is None
     assert annotation.objects[0].box == (0.5, 1.25, 3, 4)
+    assert parse("<annotation><size><width>40</width><height>0</height></size></annotation>").size is None
+
+
+def test_of_tags_that_occur_twice_the_first_counts(parse):
+    tags = "<filename>a.jpg</filename>" + SIZE, "<filename>b.jpg</filename>" + SIZE.replace("40", "50")
+    annotation = parse(f"<annotation>{''.join(tags)}</annotation>")
+    assert (annotation.filename, annotation.size) == ("a.jpg", (40, 30))
 
 
 def test_byte_order_mark_and_encodings(parse):
