@@ -20,6 +20,15 @@ from dpipe.errors import InputError
 Size = tuple[int, int]
 """Height and width in pixels."""
 
+LARGEST = 1e18
+"""Of the numbers in a matrix: with coordinates up to this size as well, the products stay within float32."""
+
+LEAST_DETERMINANT = 1e-20
+"""What shrinks an area more is taken for one that flattens it: its inverse would leave float32."""
+
+MOST_PIXELS = 1 << 30
+"""Of an image, as many as OpenCV reads at most."""
+
 PhotometricStep: TypeAlias = tuple[str, float] | Callable[[np.ndarray], np.ndarray]
 """The name and magnitude of an operation of ``dpipe.images.photometric``, or what takes (H, W, 3) uint8 RGB to
 another such image of the same size, always the same for the same image."""
@@ -132,8 +141,8 @@ class Draft:
             size: Height and width of the next one; the same where not given.
 
         Raises:
-            InputError: If the matrix has another shape, holds something else than finite numbers or cannot be undone,
-                or the size is not two whole numbers above 0.
+            InputError: If the matrix has another shape, holds something else than finite numbers up to 1e18 or cannot
+                be undone, or the size is not two whole numbers above 0 or has more than 2**30 pixels.
         """
         self.matrix = geometry.compose(self.matrix, _checked_matrix(matrix))
         self.size = self.size if size is None else _checked_size(size)
@@ -154,8 +163,8 @@ def _checked_matrix(matrix: ArrayLike) -> geometry.Matrix:
     except (TypeError, ValueError):
         checked = np.zeros(0)
     if checked.shape == (2, 3):
-        (a, b, tx), (c, d, ty) = checked.tolist()
-        if math.isfinite(tx) and math.isfinite(ty) and 0 < abs(a * d - b * c) < math.inf:
+        (a, b, _), (c, d, _) = checked.tolist()
+        if np.abs(checked).max() <= LARGEST and abs(a * d - b * c) >= LEAST_DETERMINANT:
             return checked
     got = matrix.tolist() if isinstance(matrix, np.ndarray) else matrix
     raise InputError(f"expected a (2, 3) matrix of finite numbers that can be undone, got {shorten(got)}")
@@ -165,7 +174,10 @@ def _checked_size(size: Size) -> Size:
     if isinstance(size, list | tuple) and len(size) == 2:
         height, width = size
         if all(isinstance(edge, int | np.integer) and edge >= 1 for edge in size):
-            return int(height), int(width)
+            height, width = int(height), int(width)
+            if height * width > MOST_PIXELS:
+                raise InputError(f"an image of {width}x{height} pixels is too large: expected at most {MOST_PIXELS}")
+            return height, width
     raise InputError(f"expected a height and a width in whole pixels, at least 1, got {shorten(size)}")
 
 

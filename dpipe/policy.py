@@ -14,7 +14,7 @@ from dpipe.errors import InputError
 from dpipe.operations.colours import Brightness, Color, Contrast, Equalize
 from dpipe.operations.geometric import Rotate, Shear, Translate
 from dpipe.operations.operation import Colour, Operation, apply, check_colour, check_level
-from dpipe.plan import Draft, SamplePlan, Size
+from dpipe.plan import MOST_PIXELS, Draft, SamplePlan, Size
 from dpipe.registry import TRANSFORMS
 from dpipe.rng import AUGMENT, check_number, random_stream
 
@@ -163,7 +163,7 @@ class Pad:
     """Pads batches with zeros, right and below, to the largest image and then to a multiple of a number.
 
     Args:
-        size_divisor: Height and width become multiples of it.
+        size_divisor: Height and width become multiples of it; 1..32768.
     """
 
     size_divisor: int = 32
@@ -172,6 +172,8 @@ class Pad:
         check_arguments(type(self), vars(self))
         if self.size_divisor < 1:
             raise InputError(f"Pad: size_divisor must be at least 1, got {self.size_divisor}")
+        if self.size_divisor**2 > MOST_PIXELS:
+            raise InputError(f"Pad: size_divisor must be at most {math.isqrt(MOST_PIXELS)}, got {self.size_divisor}")
 
 
 class Augment:

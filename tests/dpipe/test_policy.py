@@ -51,7 +51,7 @@ def test_rotate_about_a_point_and_by_another_largest_angle() -> None:
         (Translate(5, prob=1, random_negative_prob=0), (125, 0)),
         (Translate(5, prob=1, random_negative_prob=1), (-125, 0)),
         (Translate(7, prob=1, random_negative_prob=0, direction="vertical"), (0, 175)),
-        (Translate(3, prob=1, random_negative_prob=1, max_translate_offset=11), (-3, 0)),  # int(3.3)
+        (Translate(3, prob=1, random_negative_prob=1, max_translate_offset=12), (-3, 0)),  # int(3.6)
     ],
 )
 def test_translate_moves_by_whole_pixels(operation: Translate, offset: tuple[int, int]) -> None:
@@ -452,6 +452,8 @@ class Step(Operation):
         geometry.translation(math.nan, 0),
         geometry.translation(0, math.inf),
         geometry.scaling(math.inf, 1),
+        geometry.translation(2e18, 0),  # as large as no float32 can hold once it is multiplied
+        geometry.scaling(1e-11, 1e-11),  # as is its inverse
         [[1.0, 0.0, 0.0], [0.0]],
     ],
 )
@@ -469,9 +471,18 @@ def test_a_wrong_size_is_refused_by_the_name_of_its_operation(size: object) -> N
         draw(Step(geometry.identity(), size))
 
 
+def test_an_image_too_large_for_any_memory_is_refused_by_the_name_of_its_operation() -> None:
+    with pytest.raises(InputError, match=r"^Resize: an image of 1000000000x500000000 pixels is too large: expected"):
+        draw(Resize((10**9, 10**9)))
+    assert draw(Resize((2**16, 2**14), keep_ratio=False)).size == (2**14, 2**16)
+    with pytest.raises(InputError, match=r"^Pad: size_divisor must be at most 32768, got 32769"):
+        Pad(32769)
+    assert Pad(32768).size_divisor == 32768
+
+
 def test_steps_that_together_cannot_be_undone_are_refused() -> None:
     with pytest.raises(InputError, match=r"^expected a .* matrix of finite numbers that can be undone"):
-        draw(*[Step(geometry.scaling(1e-60, 1e-60))] * 3)
+        draw(*[Step(geometry.scaling(1e-9, 1e-9))] * 3)
     assert draw(Step(geometry.identity(), (np.int64(5), 6))).size == (5, 6)
 
 
