@@ -251,7 +251,7 @@ def _checked(epoch: Any, consumed: Any) -> tuple[int, list[Cut]]:
     except (TypeError, ValueError):
         cuts = [(0, 0)]
     numbers = [epoch + 1 if isinstance(epoch, int) else 0, *(number for cut in cuts for number in cut)]
-    if not all(isinstance(number, int) and number >= 1 for number in numbers):
+    if not all(isinstance(number, int) and 1 <= number <= 2**64 for number in numbers):
         raise InputError(f"sampler state is damaged: epoch {epoch!r}, consumed {consumed!r}")
     return epoch, cuts
 

@@ -129,11 +129,13 @@ def test_an_epoch_is_as_long_as_its_parts() -> None:
     [
         ("epoch", -1),
         ("epoch", "1"),
+        ("epoch", 2**64),
         ("consumed", 10),
         ("consumed", [[2]]),
         ("consumed", [[2, 0]]),
         ("consumed", [[0, 3]]),
         ("consumed", [[2, 1.5]]),
+        ("consumed", [[2, 2**70]]),
     ],
 )
 def test_a_damaged_state_is_refused(key: str, value: object) -> None:
