@@ -54,7 +54,8 @@ def _show(counted: DatasetStats) -> None:
     """Prints the tables."""
     console = table_console()
     for table in (_overview(counted), _classes(counted), _distributions(counted)):
-        console.print(table)
+        if table.row_count:
+            console.print(table)
 
 
 def _overview(counted: DatasetStats) -> Table:

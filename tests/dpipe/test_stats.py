@@ -93,6 +93,7 @@ def test_an_empty_data_set(tmp_path: Path) -> None:
     }
     result = CliRunner().invoke(app, ["stats", str(path), "-o", str(tmp_path / "out")])
     assert result.exit_code == 0, result.output
+    assert "lengths in pixels" not in result.stdout  # a table without a row
     assert sorted(each.name for each in (tmp_path / "out").iterdir()) == [*PLOTS, "stats.json"]
 
 
