@@ -9,7 +9,16 @@ from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-LIBRARIES = ("opencv-python-headless", "torch", "torchvision", "albumentations", "numpy", "simplejpeg", "rasterio")
+LIBRARIES = (
+    "opencv-python-headless",
+    "nvidia-dali-cuda120",
+    "torch",
+    "torchvision",
+    "albumentations",
+    "numpy",
+    "simplejpeg",
+    "rasterio",
+)
 
 
 def describe() -> dict[str, object]:

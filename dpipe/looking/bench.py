@@ -244,7 +244,7 @@ def measure_loader(
             if not loaded:  # skipped batches are made up for by none
                 break
             if device != "cpu":
-                torch.cuda.synchronize()
+                torch.cuda.synchronize(device)
             rates.append(loaded / (time.perf_counter() - begun))
             if len(rates) == MOST_REPETITIONS:
                 break
