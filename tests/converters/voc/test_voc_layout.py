@@ -208,7 +208,6 @@ def test_repairs_are_listed_and_refused_if_strict(write_voc, voc_object_xml, tmp
 
 
 def test_polygons(write_voc, voc_object_xml, tmp_path):
-
     labels = np.zeros((30, 40), np.uint8)
     labels[5:15, 5:15] = 1
     objects = voc_object_xml("dog", (6, 6, 15, 15)) + voc_object_xml("cat", (20, 1, 30, 10))

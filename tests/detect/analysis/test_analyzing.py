@@ -104,6 +104,16 @@ def test_the_confusion_matrix_counts_what_was_put_in(study, scenes, found, made_
     assert np.isnan(study({**truth, "annotations": []}, []).confusion.shares()).all()
 
 
+def test_all_that_count_are_in_the_confusion_matrix(study, scenes):
+    """COCO's evaluation counts 100 detections of each class in an image."""
+    rows = [
+        {"image_id": 5, "category_id": category_id, "bbox": [380.0, 280.0, 15.0, 15.0], "score": 0.9}
+        for category_id in (7, 30)
+        for _ in range(101)
+    ]
+    assert study(scenes(images=1), rows).confusion.counts[-1].tolist() == [100, 0, 100, 0]
+
+
 def iou(a, b):
     left, top = np.maximum(a[:2], b[:2])
     right, bottom = np.minimum(np.add(a[:2], a[2:]), np.add(b[:2], b[2:]))
@@ -169,10 +179,11 @@ def test_calibration_of_each_class(study, scenes, found):
     assert analysis.calibration.expected_error == pytest.approx(0.2)
 
 
-def test_scores_that_are_no_probabilities_have_no_calibration(study, scenes, found):
+@pytest.mark.parametrize("score", [1.5, -0.1])
+def test_scores_that_are_no_probabilities_have_no_calibration(score, study, scenes, found):
     truth = scenes(images=2)
     rows = found(truth)
-    rows[0]["score"] = 1.5
+    rows[0]["score"] = score
     analysis = study(truth, rows)
     assert analysis.calibration is None
     assert np.isnan([each.calibration_error for each in analysis.classes]).all()

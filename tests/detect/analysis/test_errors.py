@@ -170,6 +170,21 @@ def test_a_taken_object_is_a_duplicate_at_the_very_threshold(study, scenes, foun
     assert study(truth, rows).errors.counts["duplicate"] == 1
 
 
+def test_an_overlap_of_the_very_background_iou(study, scenes, made_object):
+    truth = scenes(images=1)
+    truth["annotations"] = [made_object(1, 5, 7, [100.0, 100.0, 100.0, 100.0])]
+    row = {"image_id": 5, "category_id": 7, "bbox": [100.0, 100.0, 10.0, 100.0], "score": 0.9}
+    assert study(truth, [row]).errors.counts["localisation"] == 1
+    assert study(truth, [{**row, "category_id": 2}]).errors.counts["background"] == 1
+
+
+def test_sizes_begin_at_their_limits(study, truth):
+    for row, area in zip(truth["annotations"], (32**2 - 1, 32**2, 96**2 - 1, 96**2), strict=False):
+        row["area"] = area
+    truth["annotations"] = truth["annotations"][:4]
+    assert study(truth, []).errors.objects_by_size.tolist() == [1, 2, 1]
+
+
 def test_only_the_best_of_those_that_aim_at_an_object_is_mended(study, scenes):
     truth = scenes(images=1)
     truth["annotations"] = truth["annotations"][:1]

@@ -14,7 +14,7 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 import detect
-from detect.analysis import cost_plots, writing
+from detect.analysis import cost_plots, plots, tables, writing
 from detect.analysis.tables import calibration_line, comparison_tables, summary_tables
 from detect.analysis.writing import as_dict
 from detect.cli import app
@@ -204,6 +204,41 @@ def test_a_class_that_no_kind_of_error_costs_anything_alone_is_shown(study, trut
     assert set(names[1:]) == {"car", "bus"}
 
 
+def test_what_there_is_room_for(study, truth, found, monkeypatch):
+    """Plots and tables have the classes that matter most: car gains little, person loses much, bus has most objects."""
+    del truth["annotations"][0]
+    truth["annotations"] = [row for row in truth["annotations"] if row["category_id"] != 2 or row["image_id"] > 8]
+    rows = found(truth)
+    first = study(truth, [row for row in rows if row["category_id"] != 7 or row["image_id"] != 9])
+    second = study(truth, [row for row in rows if row["category_id"] != 2 or row["image_id"] > 20])
+    monkeypatch.setattr(cost_plots, "MOST_CLASSES", 1)
+    comparison = detect.compare(first, second, resamples=3)
+    axes = cost_plots.differences(comparison).axes[0]
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["AP", "AP50", "AP75", "person"]
+    assert "2 classes that differ less left out" in axes.get_title()
+
+    for row in rows[:60]:
+        row["category_id"] = {7: 2, 2: 30, 30: 7}[row["category_id"]]
+    analysis = study(truth, rows)
+    monkeypatch.setattr(plots, "MOST_CLASSES", 2)
+    labels = plots.confusion_matrix(analysis).axes[0].get_yticklabels()
+    most = sorted(analysis.classes, key=lambda each: -each.objects)[:2]
+    expected = [each.name for each in analysis.classes if each in most]
+    assert [label.get_text() for label in labels] == [*expected, "1 other classes", "background"]
+    monkeypatch.setattr(tables, "MOST_ROWS", 2)
+    _, classes, pairs = summary_tables(analysis)
+    worst = sorted(analysis.classes, key=lambda each: each.ap_at_iou)[:2]
+    assert [str(cell) for cell in classes.columns[0].cells] == [each.name for each in worst]
+    assert len(analysis.confusion.pairs()) > pairs.row_count == 2
+
+
+def test_classes_without_errors_are_not_among_those_that_lose(study, truth, found):
+    rows = found(truth)
+    rows = [row for row in rows if row["category_id"] != 30 or row["image_id"] > 10]
+    panel = cost_plots.costs_by_class(study(truth, rows)).axes[0]
+    assert [label.get_text() for label in panel.get_yticklabels()] == ["bus"]
+
+
 def test_more_classes_than_the_matrix_has_room_for_are_summed_up(study, scenes, found):
     from detect.analysis.plots import _frequent, _summed_up
 
@@ -213,12 +248,17 @@ def test_more_classes_than_the_matrix_has_room_for_are_summed_up(study, scenes, 
         row["category_id"] = 1 + (number * 7) % 60 + 70
     rows = found(truth)
     rows[0]["category_id"] = 1  # not shown
+    del rows[10:20]
     analysis = study(truth, rows)
     shown = np.sort(_frequent(analysis, 100, with_objects=False))
     summed = _summed_up(analysis.confusion.counts, shown)
     assert summed.shape == (102, 102)
     assert summed.sum() == analysis.confusion.counts.sum()
-    assert summed[:100, :100].tolist() == analysis.confusion.counts[np.ix_(shown, shown)].tolist()
+    kept = [*shown.tolist(), -1]  # and the background
+    assert summed[np.ix_([*range(100), -1], [*range(100), -1])].tolist() == (
+        analysis.confusion.counts[np.ix_(kept, kept)].tolist()
+    )
+    assert summed[:-1, -1].sum() > 0
     assert {number for number, each in enumerate(analysis.classes) if each.objects} <= set(shown.tolist())
 
 

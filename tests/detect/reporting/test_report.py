@@ -335,6 +335,7 @@ def test_detections_of_a_file_can_be_shown_instead(make: Make, page_of: Make, tm
     made.evaluate(10)
     results = json.loads((made.work_dir / "evaluations/best/results.json").read_text())
     (tmp_path / "other.json").write_text(json.dumps(results[:1]))
+    (made.work_dir / "evaluations/best/scores.json").write_text("{")
     out = tmp_path / "other.html"
     done = CliRunner().invoke(
         app, ["report", str(made.work_dir), "-o", str(out), "--results", str(tmp_path / "other.json")]
@@ -343,6 +344,7 @@ def test_detections_of_a_file_can_be_shown_instead(make: Make, page_of: Make, tm
     assert done.output.startswith(f"{out}: 0.")
     assert out.read_text().count('data-score="') == 1
     assert "other.json" in out.read_text()
+    assert "cannot be read" not in out.read_text()
     assert not (made.work_dir / "report.html").exists()
 
 
