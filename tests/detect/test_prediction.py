@@ -389,6 +389,19 @@ class TestFiles:
             with pytest.raises(InputError, match="save: expected some of pictures, coco, labelme"):
                 detect.predict(config, checkpoint, shapes.images[:1], tmp_path, save=save)
 
+    def test_batches_are_as_large_as_is_asked(self, shapes, checkpoint, tmp_path, monkeypatch):
+        counts = []
+
+        def watched(*arguments, **options):
+            predictor = detect.load(*arguments, **options)
+            predictor._model.register_forward_pre_hook(lambda model, inputs: counts.append(len(inputs[0])))
+            return predictor
+
+        monkeypatch.setattr("detect.prediction.load", watched)
+        detect.predict(shapes.config(), checkpoint, shapes.images[:3], tmp_path, batch_size=3, save=["coco"])
+        detect.predict(shapes.config(), checkpoint, shapes.images[:3], tmp_path, save=["coco"])
+        assert counts == [3, 2, 1]
+
     def test_views_are_those_of_the_recipe(self, shapes, checkpoint, tmp_path):
         rows = {}
         for name, words in (("plain", []), ("tta", ["--tta"])):

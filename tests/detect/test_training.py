@@ -176,6 +176,8 @@ def test_a_killed_run_goes_on_to_the_same_bits(shapes, tmp_path, uninterrupted):
 def test_a_run_goes_on_from_a_checkpoint_elsewhere(shapes, tiny, tmp_path, capsys):
     options = (tiny, *OVERRIDES, "train.eval_every=1")
     whole = train(shapes.config(*options), tmp_path / "whole")
+    printed = capsys.readouterr().out
+    assert (printed.count("COCO bbox"), printed.count("Classes, in percent")) == (3, 1)  # these after the last epoch
     before = read_log(tmp_path / "whole" / "train.jsonl")
     earlier = whole.parent / "iter_00000009"
     words = ["train", str(shapes.recipe), *options]
@@ -205,6 +207,10 @@ def test_checkpoints_that_a_run_cannot_go_on_from(shapes, tiny, tmp_path):
         train(shapes.config(*options), tmp_path / "run", resume=earlier)
     backup = shutil.copytree(earlier, tmp_path / "backup")  # a checkpoint may be anywhere, under any name
     assert train(shapes.config(*options), tmp_path / "third", resume=backup).name == last.name
+    with pytest.raises(
+        InputError, match=r"third: has iter_00000012, which a run that goes on from .*12 would be mixed"
+    ):
+        train(shapes.config(*options), tmp_path / "third", resume=last)  # another one of the same name
     for path in (tmp_path / "nowhere", shapes.root, last / WEIGHTS):
         with pytest.raises(InputError, match=f"{path}: expected a checkpoint of a run, such as its checkpoints/last"):
             train(shapes.config(*options), tmp_path / "new", resume=path)

@@ -322,6 +322,17 @@ def test_kinds_by_default(random_case, save, load):
     assert said == [
         f"{index.path}: segm is not evaluated, as {len(index.labels)} of {len(index.labels)} objects have no mask"
     ]
+    evaluate_results(replace(found, masks=None), index, say=said.append)
+    assert len(said) == 1  # nobody has masks
+
+
+def test_no_results_lack_no_masks(random_case, save, load):
+    truth, _ = random_case(0)
+    index = save(truth)
+    said: list[str] = []
+    (bbox, *_) = evaluate_results(load([], index), index, say=said.append)
+    assert bbox.kind == "bbox"
+    assert said == []
 
 
 def perfect(annotations: Path) -> list[dict]:
