@@ -10,11 +10,12 @@ from __future__ import annotations
 
 import atexit
 import os
+import socket
 import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
 import torch
@@ -96,6 +97,8 @@ class _Watch:
         self.store, self.threads_store = (
             torch.distributed.TCPStore(host, port, is_master=False, wait_for_workers=False) for _ in range(2)
         )
+        # Ends with the store, and so with the first process; PyTorch would tell of its own in a page.
+        self.link = socket.create_connection((host, port)) if self.rank else None
         self.ended = threading.Event()
         self.thread = threading.Thread(target=self._look_out, name="failures-of-others", daemon=True)
         self.thread.start()
@@ -104,6 +107,8 @@ class _Watch:
         """Stops watching."""
         self.ended.set()
         self.thread.join()
+        if self.link is not None:
+            self.link.close()
 
     def fail(self, code: int) -> None:
         """Announces that this process fails. If another one failed before, this one ends here, as that one tells why.
@@ -147,13 +152,10 @@ class _Watch:
 
     def _wait_for_the_first(self) -> None:
         """Returns when the store is gone, with the process that holds it."""
-        deadline = time.monotonic() + PATIENCE_S
-        try:
-            while time.monotonic() < deadline:
-                self.threads_store.check([FAILURE])
-                time.sleep(POLL_S)
-        except RuntimeError:
-            pass
+        assert self.link is not None
+        with suppress(OSError):  # it was not ended in an orderly way, or in time
+            self.link.settimeout(PATIENCE_S)
+            self.link.recv(1)  # nothing is ever sent
 
 
 def _exit_code(error: BaseException) -> int:
