@@ -122,8 +122,46 @@ class CocoIndex:
             from dpipe.index.coco_read import load_index
         index = load_index(Path(path))
         if classes is not None and tuple(classes) != index.class_names:
-            raise InputError(f"{path}: {_difference(index.class_names, tuple(classes))}")
+            raise InputError(f"{path}: {class_difference(index.class_names, tuple(classes))}")
         return index
+
+    def with_classes(self, names: Sequence[str]) -> CocoIndex:
+        """Returns the index of these classes, in this order: labels count them, category ids stay the file's.
+
+        Objects and crowd regions of other classes have no rows; all images are kept, and ``left_out`` stays what it is.
+
+        Args:
+            names: Of classes of this index.
+
+        Raises:
+            InputError: If it is no list, is empty, or has a name that is unknown or occurs twice.
+        """
+        from dpipe.index.combining import choose_classes
+
+        return choose_classes(self, names)
+
+    @classmethod
+    def concatenate(
+        cls, indexes: Sequence[CocoIndex], *, folders: Sequence[str | os.PathLike[str]] | None = None
+    ) -> CocoIndex:
+        """Makes one index of several, whose images come one after another.
+
+        Image ids stay as they are where no two are equal, else images are numbered anew from 1; so do annotation ids.
+        Category ids are those of the first index, and ``path`` names all files. The arrays are copies in memory, also
+        where those of the indices are mapped.
+
+        Args:
+            indexes: With the same classes in the same order, see ``with_classes``.
+            folders: For each index the folder of its images, relative to one that all of them lie in, which is then the
+                folder of images. Where not given, all file names are relative to the same folder.
+
+        Raises:
+            InputError: If there is no index, their classes differ, an image file is in two of them, or there is not a
+                folder for each, or one leads out.
+        """
+        from dpipe.index.combining import concatenate
+
+        return concatenate(indexes, folders)
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Arrays that are mapped from a file are mapped again by who unpickles them, not copied."""
@@ -143,7 +181,7 @@ class CocoIndex:
         return before[self.offsets[1:]] > before[self.offsets[:-1]]
 
 
-def _difference(found: tuple[str, ...], expected: tuple[str, ...]) -> str:
+def class_difference(found: tuple[str, ...], expected: tuple[str, ...]) -> str:
     """How two lists of classes differ: both, where they are short, else where they first do."""
     if len(found) + len(expected) <= 20:
         return f"has the classes {list(found)}, expected were {list(expected)}, in this order"
