@@ -194,6 +194,28 @@ def test_boxes_are_clipped_to_the_image_and_counted(root, write_voc, voc_object_
     assert note.endswith(f" (in 2 images, the first {root / 'VOC2012/Annotations/d.xml'})")
 
 
+@pytest.mark.parametrize(
+    ("box", "kept"),
+    [
+        ((3, 3, 9, 31), [2, 2, 7, 28]),
+        ((3, 3, 41, 9), [2, 2, 38, 7]),
+        ((41, 3, 45, 9), None),  # begins where the image ends
+        ((3, 31, 9, 35), None),
+        ((-4, 3, 0, 9), None),
+        ((3, -4, 9, 0), None),
+    ],
+)
+def test_boxes_beyond_each_edge(write_voc, voc_object_xml, tmp_path, box, kept):
+    other = voc_object_xml("cat", (1, 1, 9, 9), "<difficult>1</difficult>")
+    root = write_voc({"a": voc_object_xml("dog", box, "<truncated>1</truncated>") + other}, {"train": ["a"]})
+    report = convert(root, tmp_path / "out")
+    boxes = [row["bbox"] for row in read(tmp_path / "out", "voc_2012_train")["annotations"]]
+    assert boxes == [*([] if kept is None else [kept]), [0, 0, 9, 9]]
+    assert report.splits[0].ignored == 1
+    (note,) = report.notes
+    assert ("left out" in note) == (kept is None)
+
+
 def masked_image(write_voc, voc_object_xml):
     labels = np.zeros((30, 40), np.uint8)
     labels[2:12, 3:13] = 255

@@ -33,6 +33,10 @@ def test_object_without_a_mask_and_mask_without_an_object():
     assert matched_ids(boxes, [mask(3, 61, 61, 90, 90), mask(4, 0, 90, 10, 100), mask(1, 1, 1, 9, 9)]) == [1, None, 3]
 
 
+def test_a_mask_is_one_objects():
+    assert matched_ids([(0, 0, 20, 20), (0, 0, 20, 19)], [mask(1, 0, 0, 20, 20)]) == [1, None]
+
+
 def test_a_mask_that_a_border_has_shrunk_still_fits():
     assert matched_ids([(0, 0, 20, 20)], [mask(7, 6, 6, 14, 14)]) == [7]
 

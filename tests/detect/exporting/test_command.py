@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 
 import numpy as np
 import pytest
@@ -122,6 +123,26 @@ def test_parts_of_ones_own_are_refused_by_name(case):
     derived.__class__ = DerivedDetector
     with pytest.raises(InputError, match="model: DerivedDetector cannot be exported, only SingleStageDetector"):
         check_exportable(derived)
+
+
+@pytest.mark.parametrize(
+    ("family", "part", "told"),
+    [
+        ("mask", "rpn_head", "rpn_head"),
+        ("cascade", "roi_head", "roi_head"),
+        ("mask", "roi_head.nms", "roi_head.nms"),
+        ("rpn", "bbox_head", "rpn_head"),
+        ("fcos", "bbox_head", "bbox_head"),
+        ("fcos", "bbox_head.nms", "bbox_head.nms"),
+    ],
+)
+def test_derived_parts_are_refused_by_name(family, part, told, case):
+    model = copy.deepcopy(case(family).model)
+    check_exportable(model)
+    derived = functools.reduce(getattr, part.split("."), model)
+    derived.__class__ = type("Derived", (type(derived),), {})
+    with pytest.raises(InputError, match=f"^model.{told}: Derived cannot be exported, only "):
+        check_exportable(model)
 
 
 def found(count, shift=0.0, score=0.0):
