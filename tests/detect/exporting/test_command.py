@@ -197,6 +197,16 @@ def test_comparing_pairs_a_detection_once():
         compare([twice], outputs(found(10)), torch.zeros(1, 3, 40, 50), "m")
 
 
+def test_comparing_bears_the_rounding_of_large_boxes_and_pairs_the_nearest():
+    boxes = np.float32([[0, 0, 3000, 50], [0, 0, 3000, 50.01]])
+    one = Expected(boxes, np.float32([0.5, 0.5]), np.zeros(2, dtype=np.int64), None)
+    images = torch.zeros(1, 3, 40, 50)
+    swapped = Expected(boxes[::-1], one.scores, one.labels, None)
+    assert compare([one], outputs(swapped), images, "m").boxes == 0
+    moved = Expected(boxes + np.float32([0, 0, 0.02, 0]), one.scores, one.labels, None)
+    assert compare([one], outputs(moved), images, "m").others == 0
+
+
 def test_comparing_looks_at_masks_of_the_same_detections():
     one = found(3)
     masks = np.zeros((3, 4, 4), dtype=np.float32)
