@@ -12,7 +12,9 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from converters.report import ConversionReport
 from dpipe.cli import app
+from dpipe.outlines.outline_masks import outline_masks
 
 
 @pytest.fixture
@@ -91,6 +93,36 @@ def test_voc_with_its_options(run, write_voc, voc_object_xml, tmp_path):
 
     result = run("voc", root, "-o", tmp_path / "out", "--splits", "val")
     assert "2 boxes reached outside their image and were clipped" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("command", "line", "options"),
+    [
+        (
+            "voc",
+            "--years 2007 --apart --box-origin 0 --strict",
+            {"years": ["2007"], "joined": False, "box_origin": 0, "strict": True},
+        ),
+        (
+            "cityscapes",
+            "--labels gtCoarse --source polygons --classes car --min-area 7",
+            {"labels": "gtCoarse", "source": "polygons", "classes": ["car"], "min_area": 7},
+        ),
+    ],
+)
+def test_options_reach_the_converters(run, tmp_path, monkeypatch, command, line, options):
+    def called(*arguments, **keywords):
+        calls.append((arguments, keywords))
+        return ConversionReport([])
+
+    calls = []
+    monkeypatch.setattr(f"converters.convert_{command}", called)
+    common = "--splits val --masks polygon --nproc 3 --on-error skip --resume --dry-run"
+    result = run(command, tmp_path, "-o", tmp_path / "out", *common.split(), *line.split())
+    assert result.exit_code == 0, result.output
+    options |= {"splits": ["val"], "outline": outline_masks, "nproc": 3, "on_error": "skip"}
+    options |= {"resume": True, "dry_run": True, "show_progress": True}
+    assert calls == [((tmp_path, tmp_path / "out"), options)]
 
 
 def test_error_is_one_line_and_exit_code_2(run, streets, tmp_path):

@@ -434,6 +434,10 @@ def test_skip_leaves_out_the_bad_image_of_every_split(root, tmp_path):
     assert [(split.name, split.images) for split in report.splits] == [("train", 1), ("val", 1), ("trainval", 2)]
     assert len(report.skipped) == 1
     assert "c.xml: declares XML entities" in report.skipped[0]
+    assert report.notes == []  # of what is told already
+    (root / "VOC2012/Annotations/b.xml").write_text("")
+    with pytest.raises(ConversionError, match=r"no image of the split val could be converted; the first: .*b\.xml: "):
+        convert(root, tmp_path / "none", on_error="skip", splits=["val"])
 
 
 def test_unwritable_output_is_told_before_the_work(root, tmp_path, monkeypatch):
