@@ -42,6 +42,7 @@ def refused(tmp_path, monkeypatch):
     ("arguments", "told"),
     [
         (("-o", "model.trt"), "model.trt: the output is a .onnx or .pt2 file"),
+        (("-o", "model.ONNX"), "model.ONNX: the output is a .onnx or .pt2 file"),
         (("-o", f"{__file__}/model.onnx"), "test_command.py: is a file, expected a folder"),
         (("-o", "model.pt2", "--opset", 18), "opset is a version of ONNX's operators, which a .pt2 file has not"),
         (("-o", "model.onnx", "--opset", 17), "opset must be from 18 to 23, got 17"),
@@ -65,6 +66,16 @@ def test_a_size_is_two_numbers(size, case, tmp_path):
     made = case("fcos")
     with pytest.raises(InputError, match=r"^size is .*; expected \(height, width\) in pixels$"):
         exporting.export(made.config, made.checkpoint, tmp_path / "model.pt2", size=size)
+
+
+@pytest.mark.parametrize(
+    ("batch", "told"),
+    [(0, "batch must be at least 1, got 0"), (4, "size 8192x16384, batch 4: expected 1 to 268435456")],
+)
+def test_a_batch_has_images_and_fits_into_memory(batch, told, case, tmp_path):
+    made = case("fcos")
+    with pytest.raises(InputError, match=f"^{told}"):
+        exporting.export(made.config, made.checkpoint, tmp_path / "model.pt2", size=(2**14, 2**13), batch=batch)
 
 
 def test_a_missing_package_is_named_with_the_extra(refused, case, monkeypatch):
@@ -205,6 +216,11 @@ def test_comparing_bears_the_rounding_of_large_boxes_and_pairs_the_nearest():
     assert compare([one], outputs(swapped), images, "m").boxes == 0
     moved = Expected(boxes + np.float32([0, 0, 0.02, 0]), one.scores, one.labels, None)
     assert compare([one], outputs(moved), images, "m").others == 0
+    small, moved = (
+        Expected(np.float32([[x, 0, x + 10, 9]]), one.scores[:1], one.labels[:1], None) for x in (3000, 3000.02)
+    )
+    with pytest.raises(InputError, match="of 1 detections 2 differ"):
+        compare([small], outputs(moved), images, "m")
 
 
 def test_comparing_looks_at_masks_of_the_same_detections():
