@@ -21,7 +21,7 @@ _DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch
 
 
 def checked_device(name: str | torch.device) -> torch.device:
-    """Returns the device of that name.
+    """Returns the device of that name; ``cuda`` is the current device, and stays the one that it is now.
 
     Raises:
         InputError: If it is neither the CPU nor a CUDA device of this machine.
@@ -34,6 +34,8 @@ def checked_device(name: str | torch.device) -> torch.device:
         raise InputError(f"device {name!r} is not supported: expected cpu, cuda or cuda:<number>")
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise InputError(f"device {name!r} is not there: this machine has {torch.cuda.device_count()} CUDA devices")
+    if device.type == "cuda" and device.index is None:
+        return torch.device("cuda", torch.cuda.current_device())
     return device
 
 

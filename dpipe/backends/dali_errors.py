@@ -70,7 +70,7 @@ def file_trouble(error: Exception) -> str | None:
     """Returns what DALI says was wrong with a file; None where the error is about something else."""
     # "... <which operator> ... encountered:\n\n<what went wrong>\n<where in C++>\n..."
     where, _, what = str(error).rpartition("encountered:")
-    reason = what.strip().partition("\n")[0]
+    reason = what.strip().partition("\n")[0].rstrip(" :")  # where a name would follow that DALI does not know
     if not _FILE_OPERATOR.search(where) or _MACHINE_TROUBLE.search(reason):
         return None
     return reason

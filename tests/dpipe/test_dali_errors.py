@@ -14,6 +14,7 @@ from dpipe.policy import Augment
 pytest.importorskip("nvidia.dali", reason="NVIDIA DALI is not installed")
 
 from dpipe.backends.dali import DaliBackend
+from dpipe.backends.dali_errors import file_trouble
 
 DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)]
 
@@ -108,3 +109,8 @@ def test_trouble_of_the_machine_is_no_fault_of_a_file(
     with pytest.raises(type(error)) as caught:
         next(stream)
     assert caught.value is error
+
+
+def test_a_reason_has_no_gap_where_dali_knows_no_name() -> None:
+    error = RuntimeError(TROUBLE.format("mixed", "decoders.image", "Failed to decode sample #0 : "))
+    assert file_trouble(error) == "Failed to decode sample #0"

@@ -352,6 +352,13 @@ def test_auto_is_opencv_on_the_cpu_and_dali_on_a_gpu(monkeypatch: pytest.MonkeyP
     assert type(backend).__name__ == "OpenCVBackend"
 
 
+def test_cuda_is_the_gpu_that_is_current_when_the_loader_is_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 1)
+    for name, expected in (("cuda", "cuda:1"), ("cuda:0", "cuda:0"), ("cpu", "cpu")):
+        assert choose.checked_device(name) == torch.device(expected)
+
+
 @pytest.mark.gpu
 def test_opencv_batches_reach_the_gpu_whole_while_it_computes(dataset: Dataset) -> None:
     index, folder = dataset
