@@ -23,7 +23,8 @@ class DaliOptions:
             comes after decoding runs on the GPU either way.
         hw_decoder_load: Share of the JPEGs of a batch, 0..1, that go to the GPU's JPEG engines where it has them (A100,
             H100 and later); CUDA kernels and CPU threads decode the rest at the same time. The default, 0.65, is
-            NVIDIA's advice for A100: more pays off with fewer CPU threads, less with more. 0 leaves the engines alone.
+            NVIDIA's advice for A100: more pays off with fewer CPU threads, less with more. It is rounded up to as many
+            images as the engines decode at a time, so that they get all of a small batch. 0 leaves the engines alone.
             Progressive JPEGs never go to them.
         preallocate: Height and width of the largest JPEG that is expected: the engines' buffers are then made once, at
             the start, instead of anew for each larger image. None (default) makes them as they are needed.

