@@ -120,9 +120,9 @@ class _Watch:
             first = self.store.compare_set(FAILURE, "", f"{self.rank} {code}")
             if int(first.split()[0]) != self.rank:
                 self.thread.join()  # which ends the process
-            deadline = time.monotonic() + PATIENCE_S
-            while self.store.add(SEEN, 0) < self.world_size - 1 and time.monotonic() < deadline:
-                time.sleep(POLL_S)
+            self.ended.set()
+            self.thread.join()  # nobody may ask the store any more when the first process has ended
+            self._wait_until_seen(self.store)
         except RuntimeError:
             return  # the first process is gone already
         if self.rank:
@@ -142,6 +142,7 @@ class _Watch:
             if self.ended.wait(GRACE_S):
                 return
         if self.rank == 0:
+            self._wait_until_seen(self.threads_store)
             time.sleep(GRACE_S)
         else:
             self._wait_for_the_first()
@@ -149,6 +150,12 @@ class _Watch:
             sys.stdout.write("\x1b[?25h")  # the cursor, which a bar hides
         sys.stdout.flush()
         os._exit(code)  # the main thread may wait where no exception reaches it
+
+    def _wait_until_seen(self, store: torch.distributed.TCPStore) -> None:
+        """Returns when all processes but the failing one know of the failure, which on a busy machine takes a while."""
+        deadline = time.monotonic() + PATIENCE_S
+        while store.add(SEEN, 0) < self.world_size - 1 and time.monotonic() < deadline:
+            time.sleep(POLL_S)
 
     def _wait_for_the_first(self) -> None:
         """Returns when the store is gone, with the process that holds it."""

@@ -154,3 +154,39 @@ def test_a_process_that_fabric_has_started_ends_with_the_first_one(tmp_path, ear
     assert time.monotonic() - began < 30
     process.stdout.close()
     process.wait()
+
+
+SLOW_TO_SEE = """
+import os, time
+from types import SimpleNamespace
+from detect.running import together
+from dpipe.errors import InputError
+
+os.environ["MASTER_ADDR"] = "127.0.0.1"
+together.GRACE_S = 0.2
+ports, port_told = os.pipe()
+rank = next((rank for rank in (1, 2) if os.fork() == 0), 0)
+
+def broadcast(port):
+    if rank == 0:
+        os.write(port_told, b"%5d" % port * 2)
+        return port
+    return int(os.read(ports, 5))
+
+if rank == 2:
+    together.POLL_S = 2.0  # as on a machine that is too busy to run it
+fabric = SimpleNamespace(global_rank=rank, world_size=3, broadcast=broadcast)
+try:
+    with together.failing_together(fabric):
+        time.sleep(0.5 if rank == 1 else 60)
+        raise InputError("this one fails")
+except InputError as error:
+    print(error, flush=True)
+    raise SystemExit(2)
+"""
+
+
+def test_a_process_that_sees_a_failure_late_does_not_lose_the_first_one() -> None:
+    done = subprocess.run([sys.executable, "-c", SLOW_TO_SEE], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout) == (2, "this one fails\n")
+    assert "c10d" not in done.stderr  # PyTorch's page on a connection that has ended
