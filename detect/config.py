@@ -31,27 +31,34 @@ if TYPE_CHECKING:
     from dpipe.policy import Augment
 
 
-class TrainSet(Section):
-    """The data that training reads.
+class DataSet(Section):
+    """One data set.
 
     Attributes:
         annotations: COCO JSON.
         images: The folder that ``file_name`` in the JSON is relative to.
-        repeat: How often an epoch shows each image.
-        filter_empty: Leave out images that have no object.
     """
 
     annotations: str
     images: str
+
+
+class TrainSet(DataSet):
+    """The data that training reads.
+
+    Attributes:
+        further: Data sets that are learned from as well, with the same classes in the same order.
+        repeat: How often an epoch shows each image.
+        filter_empty: Leave out images that have no object.
+    """
+
+    further: list[DataSet] = Field(default_factory=list)
     repeat: Count = 1
     filter_empty: bool = False
 
 
-class ValSet(Section):
+class ValSet(DataSet):
     """The data that evaluation reads: every image, once."""
-
-    annotations: str
-    images: str
 
 
 class Data(Section):

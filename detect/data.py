@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -26,8 +27,39 @@ MOST_SAMPLES = 10**9
 
 
 def train_index(config: Config) -> CocoIndex:
-    """Reads the training set; its classes are the recipe's, where the recipe names any."""
-    return CocoIndex.load(config.data.train.annotations, classes=config.data.classes)
+    """Reads the training set, of one or several data sets; its classes are the recipe's, where the recipe names any.
+
+    Raises:
+        InputError: Among others, if several have other classes than the first, or one of its image files.
+    """
+    train = config.data.train
+    first = CocoIndex.load(train.annotations, classes=config.data.classes)
+    if not train.further:
+        return first
+    further = [CocoIndex.load(each.annotations, classes=first.class_names) for each in train.further]
+    root, folders = _image_folders(config)
+    for folder in folders:
+        if not (root / folder).is_dir():
+            raise InputError(f"{root / folder}: no such folder of images")
+    return CocoIndex.concatenate([first, *further], folders=folders)
+
+
+def _image_folders(config: Config) -> tuple[Path, list[str]]:
+    """The folder that all images of the training set lie in, and the folder of each data set relative to it.
+
+    Raises:
+        InputError: If there is none, as on two drives of Windows.
+    """
+    train = config.data.train
+    images = [each.images for each in (train, *train.further)]
+    if len(images) == 1:
+        return Path(train.images), [""]
+    paths = [os.path.abspath(folder) for folder in images]
+    try:
+        root = os.path.commonpath(paths)
+    except ValueError:
+        raise InputError(f"data.train: expected image folders on one drive, got {', '.join(images)}") from None
+    return Path(root), ["" if path == root else os.path.relpath(path, root) for path in paths]
 
 
 def val_index(config: Config, classes: Sequence[str] | None) -> CocoIndex:
@@ -118,7 +150,7 @@ def train_loader(config: Config, index: CocoIndex, fabric: Fabric) -> DetectionL
         )
     return DetectionLoader(
         index,
-        data.train.images,
+        _image_folders(config)[0],
         augment=build_augment(config, train=True),
         batch_size=data.batch_size,
         backend=data.backend,

@@ -24,7 +24,7 @@ COMMANDS = re.findall(r"^(?:    |srun |        -m )detect train (.*)$", PAGE, re
 
 
 def test_there_is_something_to_check():
-    assert len(RECIPES) == 6
+    assert len(RECIPES) == 7
     assert len(COMMANDS) == 10
 
 
