@@ -58,8 +58,9 @@ def test_a_run_leaves_bad_images_out_and_tells(shapes, tmp_path, capsys, seen):
     assert [record["kind"] for record in records].count("train") == 4
     told = [(record["set"], list(record["files"])) for record in records if record["kind"] == "skipped"]
     assert told == [("train", [bad_train]), ("val", [bad_val])]  # once each
+    assert {record["iteration"] for record in records if record["kind"] == "skipped"} == {2}
     printed = capsys.readouterr().out
-    assert f"evaluated without images that cannot be used: 1: {bad_val} (truncated PNG" in printed
+    assert printed.count(f"evaluated without images that cannot be used: 1: {bad_val} (truncated PNG") == 2
     end = printed.splitlines()[-4:]  # the last one tells of the report
     assert [line.split(": ")[:2] for line in end[:2]] == [["skipped in train", bad_train], ["skipped in val", bad_val]]
     assert end[2].startswith("finished: ")

@@ -197,6 +197,8 @@ def test_a_run_goes_on_from_a_checkpoint_elsewhere(shapes, tiny, tmp_path, capsy
     assert last.name == whole.name
     train(shapes.config(*options, "train.epochs=4"), tmp_path / "whole", resume=whole.parent / "last")
     assert checkpoint_folders(whole.parent)[-1].name == "iter_00000016"
+    (tmp_path / "link").symlink_to(tmp_path / "whole")
+    train(shapes.config(*options, "train.epochs=4"), tmp_path / "link", resume=tmp_path / "whole")
 
 
 def test_checkpoints_that_a_run_cannot_go_on_from(shapes, tiny, tmp_path):

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 
 from detect.config import build_augment
+from detect.exporting.export import _images, _pattern
 from detect.exporting.selection import EMPTY, best_of, suppress
 from detect.models.necks.context_pooling import pool_and_resize
 from dpipe.backends.base import padded_size
@@ -61,6 +62,22 @@ def test_it_finds_nothing_where_there_is_nothing(family, part, name, value, case
     with torch.no_grad():
         outputs = made.graph(images)
     assert made.check(outputs, images) == 0
+
+
+@pytest.mark.parametrize(
+    ("family", "part", "values"),
+    [
+        ("rpn", "bbox_head", {"test_max_per_img": 1000}),  # all of them, however unlikely
+        ("mask", "rpn_head", {"nms_iou": 0.01}),  # of which levels keep their own
+    ],
+)
+def test_it_finds_what_the_detector_finds_in_the_pattern(family, part, values, case, monkeypatch):
+    made = case(family)
+    for name, value in values.items():
+        monkeypatch.setattr(getattr(made.model, part), name, value)
+    images = _images(_pattern(), 2, (70, 90))
+    with torch.no_grad():
+        assert made.check(made.graph(images), images) >= 24
 
 
 @pytest.mark.parametrize(("size", "ratio"), [((7, 10), 0.1), ((32, 19), 0.3), ((1, 5), 0.2), ((20, 30), 1.0)])

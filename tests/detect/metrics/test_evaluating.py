@@ -22,6 +22,7 @@ from detect.metrics.scores import KINDS, MAIN_METRICS, VOC_MODES, Kind, Options
 from detect.running.logs import read_log
 from detect.running.state import ModelInfo, save_checkpoint
 from detect.training import train
+from dpipe.coco import CocoIndex
 from dpipe.errors import InputError
 
 RPN = """model={_delete_: true, type: RPN, backbone: {type: ResNet, depth: 18, base_channels: 8},
@@ -179,6 +180,11 @@ def test_a_folder_to_keep_files_in_that_cannot_be_written(streets_files, run, tm
     (tmp_path / "file").write_text("")
     done = run("eval", *streets_files, "--eval", "cityscapes", "--cityscapes-out", tmp_path / "file" / "out")
     assert_one_line(done, "file: is a file, expected a folder to write to")
+    index = CocoIndex.load(streets_files[1])
+    with pytest.raises(InputError, match="file: is a file, expected a folder to write to"):  # before the work
+        check_kinds(["cityscapes"], index, Options(cityscapes_out=tmp_path / "file" / "out"))
+    with pytest.raises(InputError, match="predicts no masks: cityscapes evaluation needs them, bbox does not"):
+        check_kinds(["bbox", "cityscapes"], index, Options(), has_masks=False)
 
 
 def test_one_kind_needs_no_list_around_it(files):
