@@ -5,6 +5,7 @@ Processes are started by torchrun, by SLURM's srun, or, on one machine, by Fabri
 
 from __future__ import annotations
 
+import logging
 import os
 from dataclasses import dataclass
 from typing import Literal
@@ -73,6 +74,14 @@ class Launcher:
 SHELLS = ("bash", "interactive")
 """Names of SLURM jobs that Fabric takes for shells; what runs in them is not launched by srun."""
 
+FABRICS_HINTS = "lightning_fabric.utilities.rank_zero"
+"""Where Fabric logs what its users might want to know."""
+
+
+def _is_for_users(record: logging.LogRecord) -> bool:
+    """Whether a hint of Fabric's is of use to somebody who does not program: not that on TF32, on most GPUs."""
+    return "torch.set_float32_matmul_precision" not in record.getMessage()
+
 
 def make_fabric(devices: int, accelerator: Accelerator, precision: str) -> Fabric:
     """Sets up devices, processes and precision.
@@ -107,6 +116,7 @@ def make_fabric(devices: int, accelerator: Accelerator, precision: str) -> Fabri
         raise InputError("train.precision: 16-mixed needs a GPU; on the CPU take 32-true or bf16-mixed")
     if launcher is None:
         end_with_first_process(launched_rank())
+    logging.getLogger(FABRICS_HINTS).addFilter(_is_for_users)
     return Fabric(
         accelerator=accelerator,
         devices=devices,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import socket
 import subprocess
@@ -11,9 +12,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from lightning_fabric.accelerators import cuda
 from safetensors.torch import load_file
 
-from detect.running.devices import Launcher, launched_rank, make_fabric
+from detect.running.devices import FABRICS_HINTS, Launcher, launched_rank, make_fabric
 from detect.running.state import WEIGHTS
 from detect.training import train
 from dpipe.errors import InputError
@@ -99,6 +101,27 @@ def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
+
+
+def test_what_only_programmers_can_do_is_not_told(monkeypatch):
+    """On most GPUs Fabric advises a call of PyTorch's, which no command makes."""
+    told: list[str] = []
+    logger = logging.getLogger(FABRICS_HINTS)
+    handler = logging.Handler()
+    handler.emit = lambda record: told.append(record.getMessage())  # type: ignore[method-assign]
+    monkeypatch.setattr(logger, "handlers", [handler])
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "a GPU")
+    monkeypatch.setattr(cuda, "_is_ampere_or_later", lambda device: True)
+    monkeypatch.setattr(logger, "filters", [])
+    cuda._check_cuda_matmul_precision(torch.device("cuda", 0))
+    assert len(told) == 1  # without us
+    for _ in range(2):
+        make_fabric(1, "cpu", "32-true")
+        cuda._check_cuda_matmul_precision(torch.device("cuda", 0))
+    logger.info("something else")
+    assert told[1:] == ["something else"]
+    assert len(logger.filters) == 1
 
 
 def test_two_machines_train_as_one_process_does_with_twice_the_batch(shapes, tiny, tmp_path):
