@@ -96,7 +96,12 @@ def _silent(_: str, __: int) -> Iterator[Callable[[int], None]]:
 
 
 def check_dataset(
-    annotations: Path, images: Path, *, decode: bool = True, threads: int | None = None, progress: Progress = _silent
+    annotations: str | Path,
+    images: str | Path,
+    *,
+    decode: bool = True,
+    threads: int | None = None,
+    progress: Progress = _silent,
 ) -> CheckReport:
     """Checks a COCO JSON and its images.
 
@@ -113,6 +118,7 @@ def check_dataset(
     """
     if threads is not None and threads < 1:
         raise InputError(f"threads must be at least 1, got {threads}")
+    annotations, images = Path(annotations), Path(images)
     if not images.is_dir():
         raise InputError(f"{images}: no such folder of images")
     with no_garbage_collection():

@@ -117,14 +117,14 @@ class DatasetStats:
         }
 
 
-def dataset_stats(path: Path) -> DatasetStats:
+def dataset_stats(path: str | Path) -> DatasetStats:
     """Reads a COCO JSON and counts; what is wrong in it is left out.
 
     Raises:
         InputError: If the file cannot be read or is no COCO JSON.
     """
     with no_garbage_collection():
-        return count_records(read_records(path))
+        return count_records(read_records(Path(path)))
 
 
 def count_records(records: Records) -> DatasetStats:
