@@ -12,6 +12,7 @@ import torch
 from dpipe.backends.base import Backend
 from dpipe.backends.dali_options import DaliOptions
 from dpipe.errors import InputError
+from dpipe.operations.albumentations_op import Albumentations
 from dpipe.policy import Augment
 
 BackendName: TypeAlias = Literal["auto", "opencv", "dali"]
@@ -67,7 +68,8 @@ def make_backend(
     """Returns the backend of that name.
 
     Args:
-        name: ``opencv``, ``dali``, or ``auto``: DALI for a CUDA device where it can be imported, else OpenCV.
+        name: ``opencv``, ``dali``, or ``auto``: DALI for a CUDA device where it can be imported and the augmentation
+            has no ``Albumentations``, else OpenCV.
         device: Where batches are wanted.
         paths: Image files by image number.
         augment: Its normalisation and padding are applied.
@@ -85,7 +87,8 @@ def make_backend(
     if name == "opencv" and dali is not None:
         raise InputError("options of DALI were given with the opencv backend: leave out dali, or take the dali backend")
     if name == "auto":
-        name = "dali" if device.type == "cuda" and dali_imports() else "opencv"
+        only_opencv = any(isinstance(operation, Albumentations) for operation in augment.every_operation())
+        name = "dali" if device.type == "cuda" and not only_opencv and dali_imports() else "opencv"
     if prefetch is None:
         # DALI shares out one batch at a time. OpenCV's threads take the next image, of whichever batch: two for each of
         # them, as images take unequally long and batches come in order.

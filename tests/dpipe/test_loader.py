@@ -1,8 +1,10 @@
 import math
+import sys
 import threading
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -15,6 +17,7 @@ from dpipe.coco import CocoIndex
 from dpipe.errors import BadSampleError, InputError
 from dpipe.images.decode import decode_image
 from dpipe.loader import Batch, DetectionLoader
+from dpipe.operations.albumentations_op import Albumentations
 from dpipe.operations.geometric import RandomFlip
 from dpipe.operations.operation import Operation
 from dpipe.plan import Draft
@@ -345,11 +348,24 @@ def test_batches_move_to_a_device(dataset: Dataset) -> None:
 def test_auto_is_opencv_on_the_cpu_and_dali_on_a_gpu(monkeypatch: pytest.MonkeyPatch, dataset: Dataset) -> None:
     index, folder = dataset
     assert type(DetectionLoader(index, folder, augment=[]).backend).__name__ == "OpenCVBackend"
-    monkeypatch.setattr(choose, "dali_imports", lambda: False)
-    backend = choose.make_backend(
-        "auto", torch.device("cuda"), [], Augment([]), threads=1, prefetch=1, batch_size=1, dali=DaliOptions()
+    made: list[str] = []
+    monkeypatch.setattr(
+        "dpipe.backends.opencv.OpenCVBackend", lambda *_, pin_memory, **__: made.append(f"opencv {pin_memory}")
     )
-    assert type(backend).__name__ == "OpenCVBackend"
+    fake = SimpleNamespace(DaliBackend=lambda *_, device, **__: made.append(f"dali {device}"))
+    monkeypatch.setitem(sys.modules, "dpipe.backends.dali", fake)  # type: ignore[arg-type]
+
+    def auto(*operations: Any) -> str:
+        options: dict[str, Any] = {"threads": 1, "prefetch": 1, "batch_size": 1, "dali": DaliOptions()}
+        choose.make_backend("auto", torch.device("cuda", 1), [], Augment(operations), **options)
+        return made.pop()
+
+    monkeypatch.setattr(choose, "dali_imports", lambda: True)
+    assert auto() == "dali cuda:1"
+    # Which DALI lacks: a recipe that runs on a CPU runs on a GPU too.
+    assert auto(Albumentations([{"type": "Blur"}])) == "opencv True"
+    monkeypatch.setattr(choose, "dali_imports", lambda: False)
+    assert auto() == "opencv True"
 
 
 def test_cuda_is_the_gpu_that_is_current_when_the_loader_is_made(monkeypatch: pytest.MonkeyPatch) -> None:
