@@ -54,8 +54,8 @@ class DetectionLoader:
         images: Folder that the index's file names are relative to.
         augment: What is done to each sample.
         batch_size: Images of a batch on this rank.
-        backend: ``opencv`` (CPU), ``dali``, or ``auto``: DALI for a CUDA device where it can be imported and there are no
-            ``Albumentations``, else OpenCV.
+        backend: ``opencv`` (CPU), ``dali``, or ``auto``: DALI for a CUDA device, where it can be imported and there are
+            no ``Albumentations``, else OpenCV.
         device: ``cpu``, ``cuda`` or ``cuda:<number>``: where batches are handed out.
         shuffle: Draw a new order each epoch.
         seed: Of the order and of the augmentation, 0..2**64-1.
