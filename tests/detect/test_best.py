@@ -272,6 +272,7 @@ def test_processes_agree_on_a_best_checkpoint_that_is_gone(shapes, tiny, tmp_pat
         "train.epochs=3",
         *EACH,
         "train.ema={}",
+        "train.early_stopping={patience: 1}",  # of which they would not agree on when it is up
     ]
     done = subprocess.run(
         [*command, "--resume", "--devices", "2", "--accelerator", "cpu", "--work-dir", str(tmp_path)],

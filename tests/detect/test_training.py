@@ -495,6 +495,7 @@ def test_a_run_does_not_go_on_with_other_images(shapes, tmp_path):
     ) as caught:
         train(config, tmp_path, resume=True)
     assert "\n" not in str(caught.value)
+    assert str(caught.value).startswith(f"{tmp_path / 'checkpoints' / 'iter_00000002'}: ")
     shapes.edit("train.json", lambda content: content["images"].reverse())
     train(config, tmp_path, resume=True)
 
