@@ -72,7 +72,8 @@ class Data(Section):
         batch_size: Images a device and iteration.
         backend: ``opencv`` on the CPU, ``dali`` on the GPU; ``auto`` takes DALI where there is a GPU.
         threads: Decoding threads of each process; ``null`` shares the machine's cores evenly between its processes.
-        prefetch: Batches prepared ahead; ``null`` takes as many as keep all threads busy, at least 2.
+        prefetch: Batches prepared ahead; ``null`` takes as many as keep all threads busy, at least 2, and 3 where DALI
+            prepares them on the GPU.
         group_by_aspect: Put portrait and landscape images in separate batches, which saves padding.
         boxes_from: Boxes of transformed polygons (tight) or of transformed box corners (as other toolkits).
         min_size: Objects thinner than this many output pixels are dropped in training.

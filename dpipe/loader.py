@@ -67,10 +67,12 @@ class DetectionLoader:
         pad_last: Fill the last batch with samples from the start of the epoch. Set to False for evaluation,
             together with ``shuffle``: then each image comes exactly once.
         threads: Threads that read and decode. Where not given, as many as this process may use cores, shared evenly
-            with the other processes on this machine: those that ``LOCAL_WORLD_SIZE`` counts, else ``world_size``.
+            with the other processes on this machine: those that ``LOCAL_WORLD_SIZE`` counts, else ``world_size``. DALI
+            on a GPU takes no more than there are images in a batch.
         prefetch: Batches that are worked on ahead of the one that is waited for. Where not given, as many as keep all
             threads busy, and at least 2: an image is one thread's work, and with the OpenCV backend others go on
-            while one image that takes long holds up its batch, so there are two images for each thread.
+            while one image that takes long holds up its batch, so there are two images for each thread. With DALI on a
+            GPU, whose memory batches take, 3.
         boxes_from: See ``make_target``.
         min_size: See ``make_target``.
         on_bad_sample: ``fail`` raises the error at the sample's batch. ``skip`` leaves the sample out, warns once of

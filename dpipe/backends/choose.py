@@ -18,6 +18,9 @@ from dpipe.policy import Augment
 BackendName: TypeAlias = Literal["auto", "opencv", "dali"]
 DtypeName: TypeAlias = Literal["float32", "float16", "bfloat16"]
 
+GPU_PREFETCH = 3
+"""Batches that DALI works on ahead where they lie in the GPU's memory: enough for files that take unequally long."""
+
 _DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
 
@@ -74,7 +77,8 @@ def make_backend(
         paths: Image files by image number.
         augment: Its normalisation and padding are applied.
         threads: That read and decode.
-        prefetch: Batches that are worked on ahead; where not given, enough for the threads of this backend.
+        prefetch: Batches that are worked on ahead; where not given, enough for the threads of this backend, or
+            ``GPU_PREFETCH`` for DALI on a GPU.
         batch_size: Images of the largest batch.
         dali: Options of DALI; unused where ``auto`` finds that OpenCV has to do.
         **options: What both backends take.
@@ -89,7 +93,9 @@ def make_backend(
     if name == "auto":
         only_opencv = any(isinstance(operation, Albumentations) for operation in augment.every_operation())
         name = "dali" if device.type == "cuda" and not only_opencv and dali_imports() else "opencv"
-    if prefetch is None:
+    if prefetch is None and name == "dali" and device.type == "cuda":
+        prefetch = GPU_PREFETCH
+    elif prefetch is None:
         # DALI shares out one batch at a time. OpenCV's threads take the next image, of whichever batch: two for each of
         # them, as images take unequally long and batches come in order.
         images = threads if name == "dali" else 2 * threads

@@ -41,7 +41,7 @@ class DaliBackend:
         paths: Image files by image number; indexed only when an image is read.
         augment: Its normalisation and padding are applied.
         device: ``cpu``, ``cuda`` or ``cuda:<number>``: where batches are made and handed out.
-        threads: CPU threads, at least 1; no more are made than there are images in work.
+        threads: CPU threads, at least 1; no more are made than there are images in work, on a GPU in one batch.
         prefetch: Batches that are worked on ahead of the one that is waited for; 0 or more.
         max_batch_size: Images in the largest batch that will come.
         dtype: Of normalised images: float32, float16 or bfloat16. DALI itself makes the first two; it has no bfloat16,
@@ -83,8 +83,10 @@ class DaliBackend:
         self.device = torch.device(device)
         if self.device.type == "cuda" and self.device.index is None:
             self.device = torch.device("cuda", torch.cuda.current_device())
-        # DALI's decoder sets buffers aside for each thread, so there are no more than images in work.
-        self.threads = min(threads, (prefetch + 1) * max_batch_size)
+        # DALI's decoder sets buffers aside for each thread, so there are no more than images in work. On a GPU, where
+        # buffers are tens of MB of its memory, they are those of a batch: an operator works on one batch at a time.
+        in_work = max_batch_size if self.device.type == "cuda" else (prefetch + 1) * max_batch_size
+        self.threads = min(threads, in_work)
         self.prefetch = prefetch
         self.max_batch_size = max_batch_size
         if self.device.type == "cuda" and self.options.decoder == "gpu" and (notice := cpu_format_notice(paths)):

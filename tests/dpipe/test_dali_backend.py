@@ -393,13 +393,20 @@ def test_ranks_share_each_epoch_through_both_backends(
 
 
 @pytest.mark.parametrize(
-    ("threads", "prefetch", "batch_size", "expected"), [(16, 2, 1, 3), (16, 0, 2, 2), (2, 2, 4, 2)]
+    ("threads", "prefetch", "batch_size", "device", "expected"),
+    [
+        (16, 2, 1, "cpu", 3),
+        (16, 0, 2, "cpu", 2),
+        (2, 2, 4, "cpu", 2),
+        (16, 2, 4, "cuda:0", 4),
+        (2, 2, 4, "cuda:0", 2),
+    ],
 )
 def test_it_has_no_more_threads_than_images_in_work(
-    pictures: list[Path], threads: int, prefetch: int, batch_size: int, expected: int
+    pictures: list[Path], threads: int, prefetch: int, batch_size: int, device: str, expected: int
 ) -> None:
-    backend = DaliBackend(pictures, Augment([]), threads=threads, prefetch=prefetch, max_batch_size=batch_size)
-    assert backend.threads == expected
+    options = {"threads": threads, "prefetch": prefetch, "max_batch_size": batch_size, "device": device}
+    assert DaliBackend(pictures, Augment([]), **options).threads == expected
 
 
 def test_a_stream_that_is_broken_off_lets_go_of_its_pipeline(pictures: list[Path]) -> None:

@@ -183,6 +183,16 @@ def test_as_much_is_read_ahead_as_keeps_all_threads_busy(
     assert (backend.threads, backend.prefetch) == (options["threads"], prefetch)
 
 
+def test_little_is_read_ahead_into_a_gpus_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[int] = []
+    fake = SimpleNamespace(DaliBackend=lambda *_, prefetch, **__: made.append(prefetch))
+    monkeypatch.setitem(sys.modules, "dpipe.backends.dali", fake)  # type: ignore[arg-type]
+    for prefetch in (None, 0, 7):
+        options: dict[str, Any] = {"threads": 64, "prefetch": prefetch, "batch_size": 2}
+        choose.make_backend("dali", torch.device("cuda", 0), [], Augment([]), **options)
+    assert made == [3, 0, 7]
+
+
 def test_all_threads_decode_at_batch_size_one(dataset: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
     index, folder = dataset
     all_there = threading.Barrier(6)
