@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from unittest.mock import patch
 
 import pytest
 from hypothesis import settings
@@ -39,6 +43,29 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         return
     import torch
 
-    if not torch.cuda.is_available():
-        for item in gpu_items:
-            item.add_marker(pytest.mark.skip(reason="no CUDA device"))
+    if torch.cuda.is_available():
+        torch.cuda.init()  # which sees the GPUs that there are; later, in a test without, there would be none
+        return
+    for item in gpu_items:
+        item.add_marker(pytest.mark.skip(reason="no CUDA device"))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
+    """Runs GPU tests with GPUs, and all others, with the fixtures that they are the first to ask for, without."""
+    with ExitStack() as stack:
+        if not item.get_closest_marker("gpu"):
+            stack.enter_context(_hidden_gpus())
+        return (yield)
+
+
+@contextmanager
+def _hidden_gpus() -> Iterator[None]:
+    """Hides GPUs from PyTorch and from other processes: what takes one by itself gives other bits there."""
+    with ExitStack() as stack:
+        stack.enter_context(patch.dict(os.environ, CUDA_VISIBLE_DEVICES=""))
+        if "torch" in sys.modules:
+            cuda = sys.modules["torch"].cuda
+            stack.enter_context(patch.object(cuda, "is_available", lambda: False))
+            stack.enter_context(patch.object(cuda, "device_count", lambda: 0))
+        yield
