@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -267,7 +268,7 @@ def tiny(shapes: Shapes, monkeypatch: pytest.MonkeyPatch) -> str:
     """An override of the recipe by a model that finds nothing, for what is not about models; also in subprocesses."""
     (shapes.root / "tiny_model.py").write_text(TINY)
     monkeypatch.syspath_prepend(str(shapes.root))
-    monkeypatch.setenv("PYTHONPATH", str(shapes.root))
+    monkeypatch.setenv("PYTHONPATH", str(shapes.root), prepend=os.pathsep)
     return "model={_delete_: true, type: tiny_model.Tiny}"
 
 

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from rich.console import Console
 from safetensors.torch import load
 from typer.testing import CliRunner
 
@@ -145,7 +146,9 @@ def test_a_set_without_a_usable_image_has_no_score(tmp_path):
 def test_the_score_is_that_of_the_images_that_can_be_used(shapes, tmp_path):
     checkpoint = train(shapes.config("train.epochs=1", "train.eval_every=0"), tmp_path)
     bad = spoil(shapes.images[5])
-    (without,) = evaluate(shapes.config("data.on_bad_sample=skip"), checkpoint, ["bbox"])
+    console = Console(width=1000, record=True)
+    (without,) = evaluate(shapes.config("data.on_bad_sample=skip"), checkpoint, ["bbox"], console=console)
+    assert f"evaluated without images that cannot be used: 1: {bad} (truncated PNG" in console.export_text()
 
     def leave_out(content):
         (id_,) = [image["id"] for image in content["images"] if image["file_name"] == bad]

@@ -13,6 +13,9 @@ from detect.running.state import STATE, WEIGHTS
 from detect.training import train
 from dpipe.errors import InputError
 
+# PyTorch says so of the first Python 3.13, and of no other.
+pytestmark = pytest.mark.filterwarnings("ignore:Guards may run slower on Python 3.13.0:RuntimeWarning")
+
 MODEL = """
 import torch
 from torch import nn

@@ -120,6 +120,14 @@ def test_the_holder_on_another_machine_is_told_with_its_name(tmp_path):
             pass
 
 
+def test_what_a_killed_holder_left_says_nothing_of_the_next(tmp_path):
+    (tmp_path / LOCK_NAME).write_text(f"{'9' * 200} {'node' * 200}\n")
+    with locked(tmp_path, silent):
+        line = rf"another process \(pid {os.getpid()}\); wait for"
+        with pytest.raises(InputError, match=line), locked(tmp_path, silent):
+            pass
+
+
 def test_a_file_system_without_locks_is_told_and_the_run_goes_on(shapes, tiny, tmp_path, monkeypatch, capsys):
     def none(descriptor, operation):
         raise OSError(errno.ENOLCK, "No locks available")

@@ -12,6 +12,8 @@ import sys
 import time
 from importlib import metadata
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -26,6 +28,7 @@ from detect.running import state as state_module
 from detect.running import validation
 from detect.running.control import TrainingInterruptedError, iteration_seed
 from detect.running.logs import read_log
+from detect.running.resuming import tidy
 from detect.running.run import Run
 from detect.running.state import MANIFEST, STATE, WEIGHTS, checkpoint_folders, newest_intact
 from detect.training import train
@@ -231,6 +234,18 @@ def test_a_damaged_last_checkpoint_falls_back_to_the_one_before(shapes, tmp_path
     printed = capsys.readouterr().out
     assert f"{last}: damaged ({WEIGHTS} is not what was written)" in printed
     assert_same_bits(weights(work_dir), weights(uninterrupted))
+
+
+def test_the_last_checkpoint_is_the_one_that_a_run_goes_on_from(tmp_path, uninterrupted):
+    folder = tmp_path / "run" / "checkpoints"
+    shutil.copytree(uninterrupted, folder.parent, symlinks=True)
+    before, last = checkpoint_folders(folder)
+    (last / WEIGHTS).write_bytes(b"damage")
+    alone: Any = SimpleNamespace(is_global_zero=True, broadcast=lambda value: value)
+    none: Any = SimpleNamespace(best=None)
+    (note,) = tidy(folder, before, none, alone)
+    assert "is now damaged-iter_00000012" in note
+    assert (folder / "last").resolve() == before.resolve()
 
 
 def test_only_damaged_checkpoints_end_a_resumed_run(shapes, tmp_path):

@@ -267,6 +267,15 @@ def test_one_view_of_the_recipes_scale_evaluates_to_the_same(shapes, checkpoint,
     assert json.loads(two.read_text()) != json.loads(plain.read_text())
 
 
+def test_a_model_whose_views_cannot_be_merged_is_refused_before_the_work(shapes, tiny, tmp_path, monkeypatch):
+    config = shapes.config(tiny)
+    info = ModelInfo(("box", "disc"), (4, 9), config.to_yaml(), 0, 0)
+    folder = save_checkpoint(tmp_path, build_model(config, 2), {}, info)
+    monkeypatch.setattr("detect.evaluation.val_loader", lambda *_: pytest.fail("the work began"))
+    with pytest.raises(InputError, match="Tiny has no"):
+        evaluate(config, folder, ["bbox"], tta=True, accelerator="cpu")
+
+
 def test_views_of_a_damaged_image_are_skipped_together(shapes, checkpoint, tmp_path):
     shapes.images[4].write_bytes(b"")
     config = shapes.config("data.on_bad_sample=skip", "data.batch_size=2")

@@ -17,6 +17,7 @@ from converters import convert_cityscapes
 from detect.cli import app
 from detect.commands.evaluation import KindName, VocModeName
 from detect.config import build_model
+from detect.evaluation import abilities
 from detect.metrics.evaluating import check_kinds, default_kinds, evaluate_results
 from detect.metrics.scores import KINDS, MAIN_METRICS, VOC_MODES, Kind, Options
 from detect.running.logs import read_log
@@ -210,6 +211,13 @@ def test_the_function_refuses_other_kinds(files):
         Options(voc_ious=())
     assert Options(voc_ious=(1.0,)).voc_ious == (1.0,)
     assert detect.evaluate_results(*files, ["bbox"])[0].kind == "bbox"
+
+
+def test_what_a_model_proposes_has_no_masks():
+    model = torch.nn.Module()
+    assert abilities(model) == {"proposes": False, "has_masks": True}  # one of one's own may have them
+    model.proposes = True
+    assert abilities(model) == {"proposes": True, "has_masks": False}
 
 
 class TestProposals:
