@@ -51,7 +51,13 @@ def seen(monkeypatch) -> list[list[int]]:
     return steps
 
 
-def test_a_run_leaves_bad_images_out_and_tells(shapes, tmp_path, capsys, seen):
+def test_a_run_leaves_bad_images_out_and_tells(shapes, tmp_path, capsys, seen, monkeypatch):
+    def evaluated(results, index, kinds, options, ids):
+        evaluated_ids.append(ids)
+        return evaluate_results(results, index, kinds, options, ids)
+
+    evaluated_ids: list[list[int]] = []
+    monkeypatch.setattr("detect.running.validation.evaluate_results", evaluated)
     bad_train, bad_val = spoil(shapes.images[1]), spoil(shapes.images[5])
     train(shapes.config(*SKIP), tmp_path)
     assert [sorted(sample for step in epoch for sample in step) for epoch in (seen[:2], seen[2:])] == [[0, 2, 3]] * 2
@@ -59,6 +65,7 @@ def test_a_run_leaves_bad_images_out_and_tells(shapes, tmp_path, capsys, seen):
     assert [record["kind"] for record in records].count("train") == 4
     told = [(record["set"], list(record["files"])) for record in records if record["kind"] == "skipped"]
     assert told == [("train", [bad_train]), ("val", [bad_val])]  # once each
+    assert evaluated_ids == [[5], [5]]  # what is not seen is not missed
     assert {record["iteration"] for record in records if record["kind"] == "skipped"} == {2}
     printed = capsys.readouterr().out
     assert printed.count(f"evaluated without images that cannot be used: 1: {bad_val} (truncated PNG") == 2

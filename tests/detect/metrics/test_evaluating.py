@@ -216,6 +216,11 @@ def test_the_function_refuses_other_kinds(files):
 def test_what_a_model_proposes_has_no_masks():
     model = torch.nn.Module()
     assert abilities(model) == {"proposes": False, "has_masks": True}  # one of one's own may have them
+    model.roi_head = torch.nn.Module()
+    assert abilities(model)["has_masks"]  # likewise
+    model.roi_head.mask_head = None
+    assert not abilities(model)["has_masks"]
+    del model.roi_head
     model.proposes = True
     assert abilities(model) == {"proposes": True, "has_masks": False}
 
