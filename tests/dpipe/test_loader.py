@@ -136,6 +136,7 @@ def test_groups_are_those_of_the_images_that_are_left(write_dataset: WriteDatase
     loader = DetectionLoader(index, folder, augment=[], batch_size=4, filter_empty=True)
     batches = list(loader)
     assert len(batches) == 4
+    assert {target.image_id for batch in batches for target in batch.targets} == set(range(0, 32, 2))
     assert all(len({target.size for target in batch.targets}) == 1 for batch in batches)
 
 
