@@ -13,9 +13,6 @@ from detect.running.state import STATE, WEIGHTS
 from detect.training import train
 from dpipe.errors import InputError
 
-# PyTorch says so of the first Python 3.13, and of no other.
-pytestmark = pytest.mark.filterwarnings("ignore:Guards may run slower on Python 3.13.0:RuntimeWarning")
-
 MODEL = """
 import torch
 from torch import nn
@@ -45,8 +42,11 @@ class Model(nn.Module):
         box, label = torch.tensor([[0.0, 0.0, 40.0, 40.0]]), torch.zeros(1, dtype=torch.int64)
         return [Detections(box, row[:1].sigmoid(), label) for row in out]
 """
-# PyTorch's compiler silences this by filters of its own, which a filter that makes errors of warnings overrides.
-pytestmark = pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning")
+# PyTorch's compiler silences the first by filters of its own, which a filter that makes errors of warnings overrides.
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning"),
+    pytest.mark.filterwarnings("ignore:Guards may run slower on Python 3.13.0:RuntimeWarning"),  # not on 3.13.1
+]
 COMPILE = "train.compile={backend: eager}"
 
 
