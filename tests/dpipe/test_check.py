@@ -17,6 +17,7 @@ from typer.testing import CliRunner
 from dpipe.cli import app
 from dpipe.coco import CocoIndex
 from dpipe.errors import InputError
+from dpipe.looking import check_rings
 from dpipe.looking.check import CheckReport, check_dataset
 from dpipe.looking.check_findings import ERRORS, WARNINGS
 from dpipe.looking.check_rings import self_intersecting
@@ -444,6 +445,14 @@ def test_self_intersection() -> None:
     # Crossing by less than the tolerance is rounding.
     assert ring_flags([0, 0, 20, 0, 20, 20, 10, -0.05, 0, 20]) == [False]
     assert ring_flags([0, 0, 20, 0, 20, 20, 10, -0.5, 0, 20]) == [True]
+
+
+@pytest.mark.parametrize("size", [1, 5, 9])
+def test_self_intersection_in_pieces(monkeypatch: pytest.MonkeyPatch, size: int) -> None:
+    rings = [SQUARE, BOWTIE, SQUARE, SQUARE, BOWTIE, BOWTIE, SQUARE]
+    monkeypatch.setattr(check_rings, "EDGES", size)
+    monkeypatch.setattr(check_rings, "PAIRS", size)
+    assert ring_flags(*rings) == [ring is BOWTIE for ring in rings]
 
 
 def test_self_intersection_against_every_pair_of_edges() -> None:

@@ -265,6 +265,21 @@ def test_it_resumes_with_the_batch_that_would_have_come(dataset: Dataset, taken:
     assert all_same(iterator, expected[taken:6])
 
 
+def test_an_epoch_in_three_parts_of_other_batch_sizes(dataset: Dataset) -> None:
+    index, folder = dataset
+    state: dict[str, Any] = {}
+    seen: list[int] = []
+    for batch_size, taken in ((2, 1), (3, 2), (1, 3)):
+        loader = DetectionLoader(index, folder, augment=[], batch_size=batch_size, pad_last=False)
+        loader.load_state_dict(state or loader.state_dict())
+        iterator = iter(loader)
+        seen += [target.sample for _ in range(taken) for target in next(iterator).targets]
+        state = loader.state_dict()
+    assert state["consumed"] == [[2, 1], [3, 2], [1, 3]]
+    assert next(iterator, None) is None
+    assert sorted(seen) == list(range(11))
+
+
 def test_a_state_of_other_images_is_refused(dataset: Dataset) -> None:
     index, folder = dataset
     options: dict[str, Any] = {"augment": [], "shuffle": False}
@@ -279,6 +294,9 @@ def test_a_state_of_other_images_is_refused(dataset: Dataset) -> None:
             DetectionLoader(other, folder, **options).load_state_dict(state)
         assert "\n" not in str(caught.value)
     DetectionLoader(replace(index), folder, **options).load_state_dict(state)
+    # The last one is empty: where such are left out, its name is of no account.
+    state = DetectionLoader(index, folder, filter_empty=True, **options).state_dict()
+    DetectionLoader(renamed, folder, filter_empty=True, **options).load_state_dict(state)
 
 
 def test_a_state_loads_without_running_anything(dataset: Dataset, tmp_path: Path) -> None:

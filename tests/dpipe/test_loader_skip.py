@@ -159,6 +159,14 @@ def test_where_no_image_can_be_used_it_is_an_error(dataset: Dataset, backend: An
         list(loader)
 
 
+def test_images_that_are_left_out_anyway_do_not_count(write_dataset: WriteDataset, backend: Any) -> None:
+    index, folder = write_dataset([np.zeros((8, 8, 3), np.uint8)] * 3, [{"image_id": 1, "bbox": [1, 1, 5, 5]}])
+    spoil(folder, 1)
+    loader = DetectionLoader(index, folder, augment=[], on_bad_sample="skip", filter_empty=True, backend=backend)
+    with pytest.raises(InputError, match=r"instances\.json: none of its images can be used, such as 001\.png: "):
+        list(loader)
+
+
 def test_each_of_several_ranks_ends_an_epoch_of_stand_ins(dataset: Dataset, backend: Any) -> None:
     index, folder = dataset
     for path in folder.iterdir():

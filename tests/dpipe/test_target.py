@@ -104,6 +104,13 @@ def test_instances_thinner_than_the_least_size_are_dropped(
     assert len(target.boxes) == len(target.labels) == len(target.has_mask) == len(target.masks or ())
 
 
+def test_what_has_left_the_image_is_dropped_at_any_least_size(write_dataset: WriteDataset) -> None:
+    rows = [{"image_id": 0, "bbox": [x, 10, 20, 20], "iscrowd": crowd} for x in (60, 100, 150) for crowd in (0, 1)]
+    index, _ = write_dataset([np.zeros((*SIZE, 3), np.uint8)], rows)
+    target = make_target(index, draw(move(100)), min_size=0)
+    assert target.boxes.tolist() == target.ignore_boxes.tolist() == [[160, 10, 180, 30]]
+
+
 def test_a_box_goes_with_its_polygon(write_dataset: WriteDataset) -> None:
     left_corner = {"image_id": 0, "bbox": [0, 0, 100, 50], "segmentation": [[0, 0, 10, 0, 0, 10]]}
     index, _ = write_dataset([np.zeros((*SIZE, 3), np.uint8)], [left_corner])
