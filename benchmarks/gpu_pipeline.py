@@ -3,8 +3,8 @@
     python benchmarks/gpu_pipeline.py --data cache --json gpu_pipeline.json
 
 First images a second, for JPEG, PNG and lossless JPEG 2000 files of the same pixels: batches by DALI on the GPU, and
-batches by OpenCV on all cores that are copied to it. Then the recipe's training step with each, and which share of its
-time the loop waits for the next batch.
+batches by OpenCV on all cores that are copied to it. DALI works on one batch at a time, so large ones are measured too.
+Then the recipe's training step with each, and which share of its time the loop waits for the next batch.
 """
 
 from __future__ import annotations
@@ -50,7 +50,11 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as scratch:
         folder = args.data or Path(scratch)
         streets = {name: make_streets(folder, WIDTH, HEIGHT, args.images, name) for name in FORMATS}
-        report["rates"] = {name: _rates(streets[name], args) for name in FORMATS}
+        report["rates"] = {
+            f"{name}, {batch_size} a batch": _rates(streets[name], args, batch_size)
+            for name in FORMATS
+            for batch_size in (args.batch_size, args.large_batch_size)
+        }
         _show_rates(report["rates"], console)
         report["waiting"] = {
             f"{name}, {backend}": _waiting(streets[name], backend, args)
@@ -63,9 +67,9 @@ def main() -> int:
     return 0
 
 
-def _rates(streets: Streets, args: argparse.Namespace) -> dict[str, float]:
+def _rates(streets: Streets, args: argparse.Namespace, batch_size: int) -> dict[str, float]:
     """Images a second of both backends, medians over interleaved epochs; the first epoch of each is not counted."""
-    loaders = {backend: _loader(streets, backend, args) for backend in ("dali", "opencv")}
+    loaders = {backend: _loader(streets, backend, batch_size, args.repeat) for backend in ("dali", "opencv")}
     rates: dict[str, list[float]] = {backend: [] for backend in loaders}
     for number in range(args.rounds + 1):
         for backend, loader in loaders.items():
@@ -90,7 +94,7 @@ def _waiting(streets: Streets, backend: str, args: argparse.Namespace) -> dict[s
         ``step``: seconds of a step with its wait; ``waited``: the part of it that the next batch was waited for.
     """
     config = load_config(RECIPE)
-    with closing(_loader(streets, backend, args)) as loader:
+    with closing(_loader(streets, backend, args.batch_size, args.repeat)) as loader:
         # Pretrained weights would change the numbers of the losses, not the time.
         model = build_model(config, len(loader.index.class_names), pretrained=False).cuda().train()
         optimizer = make_optimizer(model, config.optimizer)
@@ -117,15 +121,15 @@ def _waiting(streets: Streets, backend: str, args: argparse.Namespace) -> dict[s
     return {"step": statistics.median(steps), "waited": sum(waits) / len(waits), "share": sum(waits) / sum(steps)}
 
 
-def _loader(streets: Streets, backend: Any, args: argparse.Namespace) -> DetectionLoader:
+def _loader(streets: Streets, backend: Any, batch_size: int, repeat: int) -> DetectionLoader:
     return DetectionLoader(
         CocoIndex.load(streets.annotations),
         streets.images,
         augment=load_recipe(RECIPE).values["data"]["train_transforms"],
-        batch_size=args.batch_size,
+        batch_size=batch_size,
         backend=backend,
         device="cuda",
-        repeat=args.repeat,
+        repeat=repeat,
     )
 
 
@@ -158,6 +162,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--repeat", type=int, default=8, help="how often a round sees each (default: %(default)s)")
     parser.add_argument("--rounds", type=int, default=3, help="rounds to take the median of (default: %(default)s)")
     parser.add_argument("--batch-size", type=int, default=2, help="images of a batch (default: %(default)s)")
+    parser.add_argument("--large-batch-size", type=int, default=16, help="and of a large one (default: %(default)s)")
     parser.add_argument("--steps", type=int, default=60, help="training steps to time (default: %(default)s)")
     parser.add_argument("--warm-up", type=int, default=10, help="steps before those (default: %(default)s)")
     parser.add_argument("--json", type=Path, help="file for the results")
