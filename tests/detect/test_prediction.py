@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import shutil
 
 import cv2
 import hotcoco
@@ -398,9 +399,20 @@ class TestFiles:
             return predictor
 
         monkeypatch.setattr("detect.prediction.load", watched)
-        detect.predict(shapes.config(), checkpoint, shapes.images[:3], tmp_path, batch_size=3, save=["coco"])
+        done = detect.predict(shapes.config(), checkpoint, shapes.images[:3], tmp_path, batch_size=3, save=["coco"])
+        assert done.images == 3
         detect.predict(shapes.config(), checkpoint, shapes.images[:3], tmp_path, save=["coco"])
         assert counts == [3, 2, 1]
+
+    def test_images_of_one_name_have_files_of_their_own(self, shapes, checkpoint, tmp_path):
+        other = tmp_path / "other" / shapes.images[0].name
+        other.parent.mkdir()
+        shutil.copy(shapes.images[1], other)
+        images = [shapes.images[0], other]
+        detect.predict(shapes.config(), checkpoint, images, tmp_path / "out", save=["labelme", "pictures"])
+        for files in ((tmp_path / "out" / "labelme").iterdir(), (tmp_path / "out").glob("*.png")):
+            contents = [path.read_bytes() for path in files]
+            assert len(set(contents)) == len(contents) == 2
 
     def test_views_are_those_of_the_recipe(self, shapes, checkpoint, tmp_path):
         rows = {}
