@@ -131,7 +131,9 @@ def bench(
         stages = measure_stages(chosen, images, augment, seconds)
     loaders = []
     for backend in backends:
-        for number in threads:
+        # On a GPU, DALI has use for no more threads than a batch has images.
+        most = batch_size if backend == "dali" and device != "cpu" else max(threads)
+        for number in dict.fromkeys(min(number, most) for number in threads):
             progress(f"{backend}, {number} threads")
             loaders.append(
                 measure_loader(

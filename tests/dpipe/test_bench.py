@@ -90,6 +90,19 @@ def test_batches_may_be_wanted_on_a_gpu(data: tuple[CocoIndex, Path], backend: B
     assert "gpu" in report.machine
 
 
+def test_dali_on_a_gpu_is_measured_with_threads_that_it_has_use_for(
+    data: tuple[CocoIndex, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dpipe.looking.bench.checked_device", lambda name: name)
+    monkeypatch.setattr(
+        "dpipe.looking.bench.measure_loader",
+        lambda *_, backend, device, threads, **__: LoaderRate(backend, device, threads, 1.0, 1.0, 1.0),
+    )
+    for device, expected in (("cuda", [1, 2, 3]), ("cpu", [1, 2, 4, 8])):
+        report = bench(*data, RECIPE, backends=["dali"], device=device, threads=[1, 2, 4, 8], batch_size=3)
+        assert [rate.threads for rate in report.loaders] == expected
+
+
 def test_the_images_measured_on_keep_their_annotations(data: tuple[CocoIndex, Path]) -> None:
     index = data[0]
     assert choose_images(index, 11) is index
