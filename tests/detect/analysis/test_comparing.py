@@ -102,6 +102,8 @@ def test_the_seed_decides(study, truth, found):
         for seed in (0, 0, 1)
     ]
     assert intervals[0] == intervals[1] != intervals[2]
+    single = detect.compare(first, second, resamples=1).overall[0]
+    assert single.low == single.high != single.difference  # of the one draw
 
 
 def test_without_objects_or_detections(study, truth):

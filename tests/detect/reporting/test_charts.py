@@ -96,9 +96,10 @@ def test_values_far_apart_are_on_a_logarithmic_scale() -> None:
     assert chart.title == "Learning rate, log scale"
     first, second, third = (y for _, y in points(chart.lines[0].path))
     assert first - second == pytest.approx(second - third, abs=0.2)
-    linear = draw_chart("Learning rate", [Curve("lr", [1, 2], [0.0, 1.0])], 2, may_be_log=True)
-    assert linear is not None
-    assert linear.title == "Learning rate"
+    for least in (0.0, 1 / 30):
+        linear = draw_chart("Learning rate", [Curve("lr", [1, 2], [least, 1.0])], 2, may_be_log=True)
+        assert linear is not None
+        assert linear.title == "Learning rate"
 
 
 def test_a_running_mean_has_as_many_on_either_side() -> None:
