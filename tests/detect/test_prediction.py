@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import shutil
+from contextlib import nullcontext
 
 import cv2
 import hotcoco
@@ -403,6 +404,17 @@ class TestFiles:
         assert done.images == 3
         detect.predict(shapes.config(), checkpoint, shapes.images[:3], tmp_path, save=["coco"])
         assert counts == [3, 2, 1]
+
+    def test_the_bar_counts_frames(self, shapes, checkpoint, clip, tmp_path, monkeypatch):
+        totals = []
+
+        def progress(total, *_):
+            totals.append(total)
+            return nullcontext(lambda count: None)
+
+        monkeypatch.setattr("detect.prediction.image_progress", progress)
+        detect.predict(shapes.config(), checkpoint, [shapes.images[0], clip], tmp_path / "out", save=["coco"])
+        assert totals == [1 + 6]
 
     def test_images_of_one_name_have_files_of_their_own(self, shapes, checkpoint, tmp_path):
         other = tmp_path / "other" / shapes.images[0].name

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -10,6 +11,8 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from rich.console import Console
+from rich.progress import Progress
 from typer.testing import CliRunner
 
 import detect
@@ -17,7 +20,7 @@ from converters import convert_cityscapes
 from detect.cli import app
 from detect.commands.evaluation import KindName, VocModeName
 from detect.config import build_model
-from detect.evaluation import abilities
+from detect.evaluation import abilities, image_progress
 from detect.metrics.evaluating import check_kinds, default_kinds, evaluate_results
 from detect.metrics.scores import KINDS, MAIN_METRICS, VOC_MODES, Kind, Options
 from detect.running.logs import read_log
@@ -211,6 +214,22 @@ def test_the_function_refuses_other_kinds(files):
         Options(voc_ious=())
     assert Options(voc_ious=(1.0,)).voc_ious == (1.0,)
     assert detect.evaluate_results(*files, ["bbox"])[0].kind == "bbox"
+
+
+def test_a_bar_counts_images_on_a_terminal(monkeypatch):
+    bars = []
+    monkeypatch.setattr(
+        "detect.evaluation.Progress", lambda *_, **options: bars.append(Progress(**options)) or bars[-1]
+    )
+    for is_terminal, active in ((False, True), (True, False), (True, True)):
+        file = io.StringIO()
+        with image_progress(3, Console(file=file, force_terminal=is_terminal), active) as on_images:
+            on_images(2)
+            counted = [bar.tasks[0].completed for bar in bars]
+            on_images(2)  # all processes together may have seen a few more
+        assert bool(file.getvalue()) == (is_terminal and active)
+    assert counted == [2]
+    assert bars[0].tasks[0].completed == 3
 
 
 def test_what_a_model_proposes_has_no_masks():
