@@ -152,8 +152,7 @@ class BatchSampler:
         done = self._earlier_batches()
         for number in range(self.position - done, len(self) - done):
             first = number * self.global_batch_size + self.rank * self.batch_size
-            last = min(first + self.batch_size, (number + 1) * self.global_batch_size)
-            yield order[first:last]
+            yield order[first : first + self.batch_size]
 
     def __iter__(self) -> Iterator[np.ndarray]:
         """Yields the current epoch, or the rest of it (see ``begin``); at its end the next epoch is the current one."""

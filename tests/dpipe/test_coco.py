@@ -226,6 +226,7 @@ def put(kind: str, number: int, key: str, value: Any) -> Edit:
         (remove("categories", 1, "name"), "category 2 has no 'name'"),
         (put("images", 1, "width", "40"), "image 10: 'width' is \"40\"; a whole number was expected"),
         (put("images", 1, "height", 0), "image 10: 'height' is 0; a positive number of pixels was expected"),
+        (put("images", 1, "width", 2**31), "image 10: 'width' is 2147483648; a positive number of pixels was expected"),
         (put("images", 1, "file_name", 7), "image 10: 'file_name' is 7; a string was expected"),
         (put("images", 1, "id", "x"), "image x: 'id' is \"x\"; a whole number was expected"),
         (put("images", 1, "id", 20), "image id 20 occurs 2 times; ids must be unique"),
@@ -246,6 +247,10 @@ def put(kind: str, number: int, key: str, value: Any) -> Edit:
         (
             put("annotations", 1, "segmentation", [[1, 2, 3]]),
             "annotation 9: polygon 0 of the segmentation has 3 coordinates; pairs of x and y were expected",
+        ),
+        (
+            put("annotations", 1, "segmentation", [[1, 2, 3, 4, 5, [6]]]),  # as many commas as without the inner list
+            "annotation 9: polygon 0 of the segmentation holds [6] where a finite number was expected",
         ),
         (
             put("annotations", 3, "segmentation", {"size": [40, 60], "counts": [2400]}),

@@ -337,3 +337,4 @@ def test_wrong_arguments(make: Callable[[], Operation], message: str) -> None:
 def test_who_asks_for_boxes() -> None:
     assert Augment([AutoAugment([[], [RandAugment(5, operations=[RandomCrop((5, 5))])]])]).needs_boxes
     assert not Augment([RandomCrop((5, 5), allow_negative_crop=True), LargeScaleJitter()]).needs_boxes
+    assert Augment([LargeScaleJitter(), RandomCrop((5, 5))]).needs_boxes

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from dpipe.errors import InputError
+from dpipe.rng import AUGMENT, ORDER, random_stream
 from dpipe.sampler import BatchSampler
 
 
@@ -35,6 +36,14 @@ def test_samples_of_a_repeated_set_are_images_again_and_again() -> None:
     sampler = BatchSampler(5, 1, repeat=4)
     images = [sampler.image_of(int(batch[0])) for batch in sampler]
     assert np.bincount(images).tolist() == [4] * 5
+
+
+def test_streams_of_random_numbers_have_nothing_in_common() -> None:
+    numbers = [
+        (purpose, seed, epoch, n) for purpose in (ORDER, AUGMENT) for seed in (0, 1) for epoch in (0, 1) for n in (0, 1)
+    ]
+    drawn = np.stack([random_stream(*each).integers(2**63, size=100) for each in numbers])
+    assert len(np.unique(drawn)) == drawn.size
 
 
 @pytest.mark.parametrize("shuffle", [True, False])
@@ -75,6 +84,18 @@ def test_groups_meet_only_in_what_is_left_over() -> None:
     # Groups follow one another as the shuffle has it, not one group after the other.
     firsts = [int(groups[batch[0] % 200]) for batch in batches]
     assert sum(a != b for a, b in itertools.pairwise(firsts)) > 10
+
+
+def test_a_batch_of_a_group_comes_when_it_is_full() -> None:
+    sampler = BatchSampler(7, 2, shuffle=False, groups=np.array([0, 1, 1, 0, 1, 1, 1]))
+    assert [batch.tolist() for batch in sampler] == [[1, 2], [0, 3], [4, 5], [6, 1]]
+
+
+def test_a_rank_without_a_batch_counts_epochs_like_the_others() -> None:
+    ranks = [BatchSampler(1, 1, rank=rank, world_size=2, pad=False) for rank in (0, 1)]
+    for epoch in range(3):
+        assert [sampler.epoch for sampler in ranks] == [epoch, epoch]
+        assert [len(list(sampler)) for sampler in ranks] == [1, 0]
 
 
 def test_it_goes_on_where_the_state_was_saved() -> None:

@@ -143,3 +143,23 @@ def test_a_damaged_state_is_refused(key: str, value: object) -> None:
     with pytest.raises(InputError, match="sampler state is damaged: epoch"):
         sampler.load_state_dict({**sampler.state_dict(), key: value})
     assert (sampler.epoch, sampler.position) == (0, 0)
+
+
+def test_a_padded_epoch_that_has_ended_has_no_more_batches_of_another_size() -> None:
+    sampler = BatchSampler(3, 8)
+    next(iter(sampler))
+    (smaller,) = go_on(sampler.state_dict(), 2, 1, num_images=3)
+    assert (len(smaller), smaller.batches_left) == (1, 0)
+    assert list(smaller) == []
+
+
+def test_a_batch_size_may_come_back() -> None:
+    """What had that size before another one is not what had it last."""
+    state = BatchSampler(20, 1).state_dict()
+    seen: list[int] = []
+    for batch_size, count in ((3, 1), (2, 2), (3, 2), (2, 9)):
+        samplers = go_on(state, batch_size, 1, num_images=20)
+        seen += [sample for batch in take(samplers, count) for sample in batch]
+        state = samplers[0].state_dict()
+    assert sorted(seen[:19]) == sorted(set(seen[:19]))
+    assert set(seen) == set(range(20))
