@@ -528,6 +528,7 @@ def test_a_checkpoint_whose_meta_tells_no_classes(tmp_path, meta):
 
 
 @pytest.mark.filterwarnings("ignore:Validating sparse")
+@pytest.mark.filterwarnings("ignore:Sparse invariant checks")  # in the words of PyTorch 2.11
 def test_tensors_that_cannot_be_copied(tmp_path):
     path = tmp_path / "weights.pth"
     torch.save({**make_model().state_dict(), "fc.bias": torch.ones(3).to_sparse()}, path)
