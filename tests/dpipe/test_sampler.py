@@ -39,9 +39,7 @@ def test_samples_of_a_repeated_set_are_images_again_and_again() -> None:
 
 
 def test_streams_of_random_numbers_have_nothing_in_common() -> None:
-    numbers = [
-        (purpose, seed, epoch, n) for purpose in (ORDER, AUGMENT) for seed in (0, 1) for epoch in (0, 1) for n in (0, 1)
-    ]
+    numbers = itertools.product((ORDER, AUGMENT), (0, 1), (0, 1), (0, 1))  # purpose, seed, epoch, sample
     drawn = np.stack([random_stream(*each).integers(2**63, size=100) for each in numbers])
     assert len(np.unique(drawn)) == drawn.size
 

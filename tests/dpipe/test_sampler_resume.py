@@ -155,11 +155,10 @@ def test_a_padded_epoch_that_has_ended_has_no_more_batches_of_another_size() -> 
 
 def test_a_batch_size_may_come_back() -> None:
     """What had that size before another one is not what had it last."""
-    state = BatchSampler(20, 1).state_dict()
+    state = BatchSampler(20, 1, pad=False).state_dict()
     seen: list[int] = []
     for batch_size, count in ((3, 1), (2, 2), (3, 2), (2, 9)):
-        samplers = go_on(state, batch_size, 1, num_images=20)
+        samplers = go_on(state, batch_size, 1, num_images=20, pad=False)
         seen += [sample for batch in take(samplers, count) for sample in batch]
         state = samplers[0].state_dict()
-    assert sorted(seen[:19]) == sorted(set(seen[:19]))
-    assert set(seen) == set(range(20))
+    assert sorted(seen) == list(range(20))
