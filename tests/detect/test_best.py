@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from lightning_fabric import Fabric
 from typer.testing import CliRunner
 
 from detect.cli import app
@@ -20,6 +21,7 @@ from detect.running.best import Evaluations, Measure
 from detect.running.logs import read_log
 from detect.running.run import Run
 from detect.running.state import STATE, checkpoint_folders
+from detect.running.validation import Validation
 from detect.sections.evaluation import Evaluation
 from detect.training import train
 from dpipe.errors import InputError
@@ -256,6 +258,15 @@ def test_a_best_checkpoint_that_is_gone_is_told(shapes, tiny, tmp_path, scores):
     shutil.rmtree(tmp_path / "checkpoints" / "iter_00000002")
     train(shapes.config(tiny, "train.epochs=3", "train.eval_every=0"), tmp_path, resume=True)
     assert not (tmp_path / "checkpoints" / "best").is_symlink()
+
+
+def test_all_processes_have_the_score_of_the_first(shapes, tiny, tmp_path, monkeypatch):
+    added = []
+    monkeypatch.setattr(Validation, "_score", lambda *_: 0.5)
+    monkeypatch.setattr(Fabric, "broadcast", lambda self, value: 0.25 if value == 0.5 else value)
+    monkeypatch.setattr(Evaluations, "add", lambda self, iteration, value: added.append(value))
+    train(shapes.config(tiny, "train.epochs=1", *EACH), tmp_path)
+    assert added == [0.25]
 
 
 def test_processes_agree_on_a_best_checkpoint_that_is_gone(shapes, tiny, tmp_path):

@@ -470,8 +470,8 @@ class TestTwoProcesses:
             self.assert_one_failed(self.run("test", shapes.recipe, checkpoint, "data.batch_size=1"), str(path))
 
     def test_a_mistake_that_both_come_across_is_told_once(self, shapes, tmp_path):
-        words = ("model.neck.out_channels=0", "--work-dir", tmp_path / "run")
-        self.assert_one_failed(self.run("train", shapes.recipe, *words), "model.")
+        words = ("train.load_from=nowhere.pth", "--work-dir", tmp_path / "run")
+        self.assert_one_failed(self.run("train", shapes.recipe, *words), "nowhere.pth")
 
     @pytest.mark.parametrize("rank", [0, 1])
     def test_nor_when_something_unforeseen_happens_to_one(self, shapes, tmp_path, rank):

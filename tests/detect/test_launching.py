@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ import torch
 from lightning_fabric.accelerators import cuda
 from safetensors.torch import load_file
 
+from detect.running import together
 from detect.running.devices import FABRICS_HINTS, Launcher, launched_rank, make_fabric
 from detect.running.state import WEIGHTS
 from detect.training import train
@@ -145,6 +147,22 @@ def test_two_machines_train_as_one_process_does_with_twice_the_batch(shapes, tin
     for name, weight in load_file(alone / WEIGHTS).items():
         two = load_file(Path(tmp_path / "two" / "checkpoints" / "last" / WEIGHTS))
         torch.testing.assert_close(two[name], weight, rtol=1e-4, atol=1e-5)
+
+
+def test_other_processes_wait_for_the_end_of_the_first_one(monkeypatch):
+    watch = object.__new__(together._Watch)
+    watch.link, first = socket.socketpair()
+    with ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(watch._wait_for_the_first)
+        assert not wait([waiting], timeout=0.3).done
+        first.close()
+        waiting.result(timeout=5)
+        monkeypatch.setattr(together, "PATIENCE_S", 0.01)
+        watch.link.close()
+        watch.link, first = socket.socketpair()
+        pool.submit(watch._wait_for_the_first).result(timeout=5)
+    watch.link.close()
+    first.close()
 
 
 @pytest.mark.parametrize("early", [False, True])
