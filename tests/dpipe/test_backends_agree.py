@@ -28,6 +28,7 @@ DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)]
 GEOMETRY = {
     "nothing": [],
     "crop": [RandomCrop((0.7, 0.6), "relative", allow_negative_crop=True)],
+    "crop, smaller": [RandomCrop((0.7, 0.6), "relative", allow_negative_crop=True), Resize((160, 160))],
     "smaller": [Resize((320, 320)), RandomFlip(1.0)],
     "half": [Resize((200, 200))],
     "much smaller": [Resize((90, 90)), RandomFlip(1.0, "diagonal")],

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from dpipe.coco import CocoIndex, image_path
+from dpipe.coco import CocoIndex, ImagePaths, image_path
 from dpipe.errors import InputError
 
 Edit = Callable[[dict[str, Any]], None]
@@ -322,6 +322,15 @@ def test_image_paths_stay_below_the_root(tmp_path: Path) -> None:
     for name in ("/etc/passwd", "", "\\x.jpg", "C:\\x.jpg", "a\0b"):
         with pytest.raises(InputError, match="expected a relative path below the image folder"):
             image_path(tmp_path, name)
+
+
+def test_image_paths_are_a_sequence(tmp_path: Path) -> None:
+    paths = ImagePaths(tmp_path, ["a.jpg", "b/c.jpg", "../d.jpg"])
+    assert len(paths) == 3
+    assert paths[1] == tmp_path / "b" / "c.jpg"
+    assert paths[:2] == [tmp_path / "a.jpg", tmp_path / "b" / "c.jpg"]
+    with pytest.raises(InputError, match=r"'\.\.' is not allowed"):
+        paths[2]
 
 
 def test_twenty_thousand_annotations_do_not_take_long(tmp_path: Path) -> None:

@@ -196,3 +196,16 @@ def test_fill_bytes_before_a_marker_are_skipped(tmp_path: Path, photo: np.ndarra
     expected = decode(path)
     path.write_bytes(data[:2] + b"\xff\xff" + data[2:frame] + b"\xff" + data[frame:])
     np.testing.assert_array_equal(decode(path), expected)
+
+
+def test_tables_may_come_before_the_frame(tmp_path: Path, photo: np.ndarray) -> None:
+    path = tmp_path / "photo.jpg"
+    data = encode(photo, path)
+    expected = decode(path)
+    frame, table = data.index(b"\xff\xc0"), data.index(b"\xff\xc4")
+    assert frame < table
+    moved = data[:frame] + data[table : data.index(b"\xff\xda")]  # with all tables of codes before the frame
+    moved += data[frame:table] + data[data.index(b"\xff\xda") :]
+    assert jpeg_size(moved) == SIZE
+    path.write_bytes(moved)
+    np.testing.assert_array_equal(decode(path), expected)

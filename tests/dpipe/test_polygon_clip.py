@@ -94,6 +94,16 @@ def test_prongs_that_touch_in_a_point_are_parts(start: int) -> None:
     assert clipped.areas()[0] == pytest.approx((8 + 4.4) / 2 * 9 + 2 * 7 + 6 * 4 / 2)
 
 
+@pytest.mark.parametrize("turn", range(4))
+def test_edges_of_other_lengths_that_meet_on_the_border_part_what_is_on_their_sides(turn: int) -> None:
+    # A notch down to (10, 0) on the border: its left side is the steeper one, and ends further to the right.
+    ring = [0, -5, 0, 10, 12, 4, 10, 0, 11, 1, 20, 10, 20, -5]
+    polygons = Polygons.from_coco([[ring]]).transform(g.rotation(90 * turn, (10, 10)))
+    clipped = polygons.clip(20, 20)
+    assert clipped.areas()[0] == 80 + 50
+    assert len(clipped.holes) == 2
+
+
 def test_a_hole_that_is_cut_becomes_a_notch() -> None:
     mask = np.zeros((10, 10), dtype=np.uint8)
     mask[1:9, 1:9] = 1
