@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 from lightning_fabric.accelerators import cuda
+from lightning_fabric.utilities.rank_zero import rank_zero_only
 from safetensors.torch import load_file
 
 from detect.running import together
@@ -33,6 +34,8 @@ RUN = ("train.epochs=2", "train.sync_bn=true", "data.train.repeat=2", "train.eva
 @pytest.fixture
 def variables(monkeypatch):
     """A function that sets the environment's variables of launchers, and no others of theirs."""
+
+    monkeypatch.setattr(rank_zero_only, "rank", 0)  # which Fabric sets, and goes by when it tells something
 
     def arm(values: dict[str, str]) -> None:
         for name in NAMES:
