@@ -155,3 +155,14 @@ def test_pycocotools_reads_what_is_written() -> None:
         (mask,) = polygons.to_rle(90, 120, compressed)
         read = mask if compressed else coco_mask.frPyObjects(mask, 90, 120)
         np.testing.assert_array_equal(coco_mask.decode(read), bitmap)
+
+
+def test_each_mask_ends_where_its_own_image_does() -> None:
+    """Of masks that are written together, the parts beyond a small image are not those of a large one."""
+    frame = np.ones((6, 6), dtype=np.uint8)
+    frame[2:4, 2:4] = 0
+    large = Polygons.from_coco([encode(frame)] * 3).transform(g.compose(g.scaling(7, 7), g.translation(-3, -2)))
+    sizes = [(20, 50), (50, 20), (40, 40)]
+    expected = [encode(large.to_bitmaps(*size)[0]) for size in sizes]
+    assert large.to_coco(sizes) == expected
+    assert [large.select([0]).to_rle(*size)[0] for size in sizes] == expected

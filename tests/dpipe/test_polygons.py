@@ -56,6 +56,8 @@ def test_areas_keep_their_digits_far_from_the_origin() -> None:
         ([-1], [3]),
         ([False, True, True, False], [1, 2]),
         (slice(1, 3), [1, 2]),
+        (slice(0, 4, 2), [0, 2]),
+        (slice(None, None, -1), [3, 2, 1, 0]),
     ],
 )
 def test_select_takes_instances_whole(several: Polygons, instances: Any, expected: list[int]) -> None:
