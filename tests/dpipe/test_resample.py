@@ -7,7 +7,7 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from dpipe.geometry import compose, pixel_centre_matrix, scaling, transform_points
+from dpipe.geometry import compose, pixel_centre_matrix, scaling, transform_points, translation
 from dpipe.images.memory import Scratch
 from dpipe.images.resample import resample
 from dpipe.operations.colours import Brightness
@@ -191,6 +191,13 @@ def test_whole_pixels_shifted_or_cropped_give_the_pixels_of_the_warp(
     before = image.copy()
     assert np.abs(resample(image, plan).astype(int) - warped).max() <= 1
     np.testing.assert_array_equal(image, before)
+
+
+@pytest.mark.parametrize("shift", [(260, 0), (-260, 0), (0, 180), (0, -180), (261, 3)])
+def test_what_was_shifted_out_is_filled(shift: tuple[int, int]) -> None:
+    image = np.full((*SIZE, 3), 255, dtype=np.uint8)
+    plan = SamplePlan(0, 0, 0, SIZE, SIZE, translation(*shift), FILL)
+    assert (resample(image, plan) == FILL).all()
 
 
 @pytest.mark.parametrize(
