@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib
 from typing import Any
 
-import torch
 from torch import nn
 
 from detect.models.dense_heads.fcos import FCOSHead
@@ -34,16 +33,6 @@ def check_packages() -> None:
             f"ONNX files need {', '.join(ONNX_PACKAGES)}, of which one cannot be imported ({error}): "
             "pip install 'dpipe-detect[export]'"
         ) from None
-
-
-def check_torch() -> None:
-    """Checks that PyTorch is new enough to tell models that they are exported.
-
-    Raises:
-        InputError: If it is not.
-    """
-    if not hasattr(torch.compiler, "is_exporting"):
-        raise InputError(f"exporting needs PyTorch 2.7 or newer, this is {torch.__version__}")
 
 
 def check_exportable(detector: nn.Module) -> None:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from detect.config import Config, build_augment, load_config
-from detect.exporting.checks import check_exportable, check_packages, check_torch, level_strides
+from detect.exporting.checks import check_exportable, check_packages, level_strides
 from detect.exporting.comparing import Agreement, compare, expected_of
 from detect.exporting.description import describe_export
 from detect.exporting.formats import onnx_bytes, program_bytes, run_onnx, run_program, trace
@@ -99,7 +99,6 @@ def export(
     opset = OPSETS[0] if opset is None else opset
     if not OPSETS[0] <= opset <= OPSETS[1]:
         raise InputError(f"opset must be from {OPSETS[0]} to {OPSETS[1]}, got {opset}")
-    check_torch()
     if is_onnx:
         check_packages()
     check_writable_file(output)

@@ -16,7 +16,6 @@ from torchvision.ops import roi_align
 from detect.models.arguments import Count, CountOrZero, Counts
 from detect.models.boxes import on_device
 from detect.models.channels import common_channels
-from detect.models.exporting import is_exporting
 from detect.models.layers import xavier_init
 from detect.models.roi_align import align_by_products, by_products
 from detect.registry import MODELS
@@ -81,7 +80,7 @@ class SingleRoIExtractor(nn.Module):
         how = (self.output_size, self.sampling_ratio, self.alignment)
         if by_products(features[0]):
             return _pool_by_products(features, rois, levels, self.level_strides, *how)
-        if is_exporting():
+        if torch.compiler.is_exporting():
             return _pool_in_graph(features, rois, levels, self.level_strides, *how)
         # Sorted by level, so that one transfer of L counts tells the host all the shapes.
         order = levels.argsort(stable=True)

@@ -17,7 +17,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from detect.models.arguments import Count, Counts
-from detect.models.exporting import is_exporting
 from detect.models.layers import xavier_init
 from detect.models.necks.context_pooling import pool_and_resize
 from detect.models.necks.fpn import (
@@ -114,7 +113,7 @@ class AugFPN(nn.Module):
         size = top.shape[-2:]
         contexts = []
         for ratio, conv in zip(self.pool_ratios, self.high_lateral_conv, strict=True):
-            if is_exporting():
+            if torch.compiler.is_exporting():
                 contexts.append(conv(pool_and_resize(top, ratio)))
                 continue
             pooled_size = (max(1, int(size[0] * ratio)), max(1, int(size[1] * ratio)))
