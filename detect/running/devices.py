@@ -18,6 +18,7 @@ from lightning_fabric.plugins.environments import (
     SLURMEnvironment,
     TorchElasticEnvironment,
 )
+from lightning_utilities.core import rank_zero
 
 from detect.running.together import end_with_first_process
 from dpipe.errors import InputError
@@ -74,9 +75,6 @@ class Launcher:
 SHELLS = ("bash", "interactive")
 """Names of SLURM jobs that Fabric takes for shells; what runs in them is not launched by srun."""
 
-FABRICS_HINTS = "lightning_fabric.utilities.rank_zero"
-"""Where Fabric logs what its users might want to know."""
-
 
 def _is_for_users(record: logging.LogRecord) -> bool:
     """Whether a hint of Fabric's is of use to somebody who does not program: not that on TF32, on most GPUs."""
@@ -116,7 +114,7 @@ def make_fabric(devices: int, accelerator: Accelerator, precision: str) -> Fabri
         raise InputError("train.precision: 16-mixed needs a GPU; on the CPU take 32-true or bf16-mixed")
     if launcher is None:
         end_with_first_process(launched_rank())
-    logging.getLogger(FABRICS_HINTS).addFilter(_is_for_users)
+    rank_zero.log.addFilter(_is_for_users)  # Fabric's logger, or Lightning's where that was imported too
     return Fabric(
         accelerator=accelerator,
         devices=devices,

@@ -15,10 +15,11 @@ import pytest
 import torch
 from lightning_fabric.accelerators import cuda
 from lightning_fabric.utilities.rank_zero import rank_zero_only
+from lightning_utilities.core import rank_zero
 from safetensors.torch import load_file
 
 from detect.running import together
-from detect.running.devices import FABRICS_HINTS, Launcher, launched_rank, make_fabric
+from detect.running.devices import Launcher, launched_rank, make_fabric
 from detect.running.state import WEIGHTS
 from detect.training import train
 from dpipe.errors import InputError
@@ -111,14 +112,14 @@ def free_port() -> int:
 def test_what_only_programmers_can_do_is_not_told(monkeypatch):
     """On most GPUs Fabric advises a call of PyTorch's, which no command makes."""
     told: list[str] = []
-    logger = logging.getLogger(FABRICS_HINTS)
     handler = logging.Handler()
     handler.emit = lambda record: told.append(record.getMessage())  # type: ignore[method-assign]
-    monkeypatch.setattr(logger, "handlers", [handler])
+    logger = logging.Logger("that of Fabric or of Lightning, whichever was imported last")
+    logger.addHandler(handler)
+    monkeypatch.setattr(rank_zero, "log", logger)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "a GPU")
     monkeypatch.setattr(cuda, "_is_ampere_or_later", lambda device: True)
-    monkeypatch.setattr(logger, "filters", [])
     cuda._check_cuda_matmul_precision(torch.device("cuda", 0))
     assert len(told) == 1  # without us
     for _ in range(2):
