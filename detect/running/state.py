@@ -134,8 +134,11 @@ def save_checkpoint(folder: Path, model: nn.Module, state: Mapping[str, Any], in
     try:
         try:
             save_file(own_memory(model.state_dict()), unfinished / WEIGHTS, metadata=info.to_metadata())
-            torch.save(dict(state), unfinished / STATE)
+            with (unfinished / STATE).open("wb") as file:
+                torch.save(dict(state), file)  # given a path, PyTorch 2.8 tells nothing of a disk that is full at the end
             shutil.copymode(unfinished / STATE, unfinished / WEIGHTS)  # safetensors lets nobody else read its files
+        except OSError as error:
+            raise OSError(error.errno, error.strerror or str(error), str(final)) from error
         except (SafetensorError, RuntimeError) as error:  # how both report a full disk
             raise OSError(f"{final}: cannot be written: {error}") from error
         manifest = {
