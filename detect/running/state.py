@@ -137,10 +137,9 @@ def save_checkpoint(folder: Path, model: nn.Module, state: Mapping[str, Any], in
             with (unfinished / STATE).open("wb") as file:
                 torch.save(dict(state), file)  # given a path, PyTorch 2.8 tells nothing of a disk that is full at the end
             shutil.copymode(unfinished / STATE, unfinished / WEIGHTS)  # safetensors lets nobody else read its files
-        except OSError as error:
-            raise OSError(error.errno, error.strerror or str(error), str(final)) from error
-        except (SafetensorError, RuntimeError) as error:  # how both report a full disk
-            raise OSError(f"{final}: cannot be written: {error}") from error
+        except (OSError, SafetensorError, RuntimeError) as error:  # how a full disk is reported
+            reason = getattr(error, "strerror", None) or error
+            raise OSError(f"{final}: cannot be written: {reason}") from error
         manifest = {
             "format_version": FORMAT_VERSION,
             "epoch": info.epoch,
