@@ -135,7 +135,7 @@ def save_checkpoint(folder: Path, model: nn.Module, state: Mapping[str, Any], in
         try:
             save_file(own_memory(model.state_dict()), unfinished / WEIGHTS, metadata=info.to_metadata())
             with (unfinished / STATE).open("wb") as file:
-                torch.save(dict(state), file)  # given a path, PyTorch 2.8 tells nothing of a disk that is full at the end
+                torch.save(dict(state), file)  # given a path, PyTorch 2.8 ignores that the last bytes do not fit
             shutil.copymode(unfinished / STATE, unfinished / WEIGHTS)  # safetensors lets nobody else read its files
         except (OSError, SafetensorError, RuntimeError) as error:  # how a full disk is reported
             reason = getattr(error, "strerror", None) or error

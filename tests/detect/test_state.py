@@ -114,7 +114,7 @@ def test_a_failure_while_writing_leaves_nothing_behind(tmp_path, monkeypatch, st
 def test_a_full_disk_is_an_os_error(tmp_path, monkeypatch):
     monkeypatch.setattr(state, "STATE", "../full")
     (tmp_path / "full").symlink_to("/dev/full")
-    with pytest.raises(OSError, match="iter_00000002: cannot be written: No space left on device$"):
+    with pytest.raises(OSError, match=r"iter_00000002: cannot be written: No space left on device$"):
         save(tmp_path, 2)
     assert newest_intact(tmp_path) == (None, [])
 
