@@ -176,6 +176,11 @@ class BatchSampler:
         """Sets the attributes of these names."""
         self.epoch, self.position, self.earlier = epoch, position, tuple(earlier)
 
+    @property
+    def sampler(self) -> BatchSampler:
+        """Itself: Lightning 2.5 asks every batch sampler for the sampler that it draws from."""
+        return self
+
     def set_epoch(self, epoch: int) -> None:
         """Goes to the start of an epoch; the current epoch's own number changes nothing, so a resumed one goes on."""
         check_number("epoch", epoch)

@@ -22,7 +22,10 @@ from dpipe.polygons import Polygons
 from dpipe.recipes import load_recipe
 from dpipe.target import Target
 
-pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+pytestmark = [
+    pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU"),
+    pytest.mark.skipif(not hasattr(torch._C, "_ensureCUDADeviceGuardSet"), reason="PyTorch cannot pretend a GPU yet"),
+]
 
 aten = torch.ops.aten
 # A GPU's tensor may be indexed by tensors on the CPU.

@@ -102,3 +102,8 @@ def test_each_validation_sees_every_image_once(data: tuple[CocoIndex, Path]) -> 
 
 def test_mixed_precision_leaves_targets_as_they_are(data: tuple[CocoIndex, Path]) -> None:
     assert len(fit(data, steps=1, precision="bf16-mixed").trained) == 1
+
+
+def test_lightning_2_5_finds_a_sampler(data: tuple[CocoIndex, Path]) -> None:
+    loader = DetectionLoader(*data, augment=[])
+    assert loader.batch_sampler.sampler is loader.sampler
